@@ -1,0 +1,113 @@
+"""The command line: parse, make one call, show the result. ``python cli.py`` and ``alexstream`` are the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sharding.errors import AlexstreamError, DatasetError
+
+FOLDER = click.Path(path_type=Path, file_okay=True)
+workers_option = click.option(
+    "--workers", type=click.IntRange(0), default=0, help="Worker processes; 0 means one per core.", show_default=True
+)
+quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+
+
+class _OneLineErrors(click.Group):
+    """Expected errors become one line and exit code 1; programming errors keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AlexstreamError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _resolve(data: Path, split: str) -> Path:
+    from sharding.layout import find_split, load_manifest
+
+    found = find_split(data, split)
+    if found is None:
+        load_manifest(data)  # says what is wrong if there is no data set at all
+        raise DatasetError(f"{data} holds no split {split!r}; make it with: cli.py shard --split {split}")
+    return found
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="alexstream")
+def main() -> None:
+    """Images in, shards and exact statistics out, AlexNet trained on the stream.
+
+    \b
+    cli.py shard --src imagenet/ --out shards/
+    cli.py stats shards/
+    cli.py train --data shards/
+    """
+
+
+@main.command()
+@click.option("--src", required=True, type=FOLDER, help="Folder with one folder per class, or with train/ and val/.")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the data set; train/ and val/ below it if --src has them.")
+@click.option("--split", default=None, type=click.Choice(["train", "val", "test"]), help="Name of the split [default: --src's own name, else train].")
+@click.option("--seed", default=2012, show_default=True, help="Seed of the global shuffle.")
+@click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality of the stored images.")
+@workers_option
+@quiet_option
+def shard(src: Path, out: Path, split: str | None, seed: int, quality: int, workers: int, quiet: bool) -> None:
+    """Turn a class-per-folder source into WebDataset shards with exact statistics.
+
+    Every image is scaled to 256 pixels on its shorter side, cropped to the central 256x256, stored as JPEG and
+    decoded again; files that are no images are listed in quarantine.jsonl with the reason. The bytes written
+    depend on the source, seed and quality alone. Python: sharding.pack.shard_all.
+
+    \b
+    Examples:
+      cli.py shard --src imagenet/ --out shards/              (imagenet/train/n01440764/..., imagenet/val/...)
+      cli.py shard --src photos/train --out shards/train --workers 8
+    """
+    from sharding.layout import EncodeRecipe
+    from sharding.pack import describe, shard_all
+
+    for folder, manifest, worked in shard_all(
+        src, out, split=split, seed=seed, encode=EncodeRecipe(quality=quality), num_workers=workers, quiet=quiet
+    ):
+        click.echo(describe(folder, manifest, worked))
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
+@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture of the mean image and the colour axes.")
+@workers_option
+@quiet_option
+def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int, quiet: bool) -> None:
+    """Show the statistics of a data set, recomputed from its shards and compared to the bit.
+
+    Exit code 1 if anything differs. Python: sharding.recompute.check_stats.
+
+    \b
+    Examples:
+      cli.py stats shards/
+      cli.py stats shards/ --plot stats.png
+      cli.py stats shards/ --json | jq .eigenvalues_01
+    """
+    from sharding.plots import save_stats_picture, stats_json, stats_table
+    from sharding.recompute import check_stats
+
+    check = check_stats(_resolve(data, split), num_workers=workers, quiet=quiet)
+    click.echo(json.dumps(stats_json(check), indent=2) if as_json else stats_table(check))
+    if plot is not None:
+        save_stats_picture(check.stored, check.mean_image_HWC, plot)
+        click.echo(f"picture: {plot}", err=True)
+    if not check.equal:
+        raise DatasetError("the stored statistics are not those of the shards; shard the source again")
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog_name="cli.py"))

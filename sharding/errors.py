@@ -1,0 +1,39 @@
+"""Exceptions of the sharding stage, and the root of all expected errors.
+
+::
+
+    AlexstreamError            anything a user can cause and mend; the command line prints it as one line
+    ├── SourceError            the source folder is missing, empty or not what was expected
+    ├── OutputError            the output folder cannot be used
+    ├── DatasetError           a DATASET v1 folder is missing, incomplete or contradicts itself
+    └── BadImageError          one source file is no usable image (quarantined, never fatal)
+"""
+
+
+class AlexstreamError(Exception):
+    """Root of the errors a user can cause and mend: the message says what, where and what to do next."""
+
+
+class SourceError(AlexstreamError):
+    """The source folder is missing, empty or not laid out as expected."""
+
+
+class OutputError(AlexstreamError):
+    """The output folder cannot be used for this data set."""
+
+
+class DatasetError(AlexstreamError):
+    """A DATASET v1 folder is missing, incomplete or contradicts itself."""
+
+
+class BadImageError(AlexstreamError):
+    """One source file is no usable image.
+
+    ``reason`` is a stable code for counting (``empty``, ``not-an-image``, ``undecodable``, ``too-large``,
+    ``unsupported-mode``, ``unreadable``); the message carries the detail.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Keep the stable code beside the human-readable detail."""
+        super().__init__(detail)
+        self.reason = reason

@@ -1,0 +1,304 @@
+"""CONTRACT 1: DATASET v1 on disk — file names, manifest, statistics, catalog; written by sharding, read by all.
+
+A DATASET v1 folder holds one split. ``docs/formats.md`` is the normative description; this module is the
+only code that knows the names and fields. Everything read here is checked against its digest.
+
+Shape legend: H, W = stored height and width (256), C = 3 colour channels in R, G, B order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharding.errors import DatasetError, OutputError
+
+SCHEMA = "alexstream-dataset/1"
+MANIFEST, STATS, MEAN, CLASSES = "manifest.json", "stats.json", "mean.npy", "classes.json"
+QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md", "_info.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeRecipe:
+    """How a source image becomes stored pixels. Part of the manifest; two recipes never mix in one folder."""
+
+    size_px: int = 256
+    resize_filter: str = "bicubic"
+    quality: int = 95
+    chroma: str = "4:2:0"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the ranges that the JPEG encoder and the 224-pixel crop allow."""
+        if not 224 <= self.size_px <= 4096:
+            raise ValueError(f"size_px: received {self.size_px}, expected 224..4096")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality: received {self.quality}, expected 1..100")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """One finished shard as the manifest lists it: tar, DALI index and catalog share the stem ``name``."""
+
+    name: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    md5: str
+    index_sha256: str
+    catalog_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """The audit identity of one class or of the whole split: found = written + quarantined + excluded."""
+
+    found: int
+    written: int
+    quarantined: int
+    excluded: int
+
+    def __post_init__(self) -> None:
+        """Refuse counts that do not close: a file would be lost or invented."""
+        if self.found != self.written + self.quarantined + self.excluded:
+            raise DatasetError(
+                f"counts do not close: found {self.found} != written {self.written} "
+                f"+ quarantined {self.quarantined} + excluded {self.excluded}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a DATASET v1 folder holds: recipe, classes (index = label), shards, audit counts, digest."""
+
+    split: str
+    seed: int
+    encode: EncodeRecipe
+    plan_digest: str
+    source: str
+    classes: tuple[str, ...]
+    shards: tuple[ShardRecord, ...]
+    counts: Counts
+    counts_by_class: dict[str, Counts] = field(default_factory=dict)
+    tool: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over schema, split, classes and every shard's name, size and sha256: the data's identity."""
+        identity = [SCHEMA, self.split, list(self.classes)]
+        identity.append([[s.name, s.num_samples, s.sha256] for s in self.shards])
+        return json_digest(identity)
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples in all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetStats:
+    """Exact statistics of the stored pixels, each number with its pixel scale (0..255 or 0..1).
+
+    ``rgb_sums`` and ``rgb_products`` are the integer totals over all pixels (Σ c and Σ c·c'), from which the
+    rest follows; eigenvectors are columns, eigenvalues descending, signs fixed by ``sharding.stats.rgb_pca``.
+    """
+
+    dataset_digest: str
+    num_images: int
+    num_pixels: int
+    rgb_sums: tuple[int, int, int]
+    rgb_products: tuple[tuple[int, int, int], ...]
+    mean_rgb_255: tuple[float, float, float]
+    covariance_255: tuple[tuple[float, float, float], ...]
+    eigenvalues_255: tuple[float, float, float]
+    eigenvalues_01: tuple[float, float, float]
+    eigenvectors: tuple[tuple[float, float, float], ...]
+    mean_image_sha256: str
+
+    @property
+    def eigenvectors_CC(self) -> NDArray[np.float64]:
+        """Eigenvectors as the columns of a float64 array (3, 3), rows in R, G, B order."""
+        return np.array(self.eigenvectors, np.float64)
+
+
+CATALOG_COLUMNS = (
+    "key", "shard", "offset", "size", "label", "wnid", "source", "source_sha256", "stored_sha256",
+    "source_width", "source_height", "source_format", "notes",
+)  # fmt: skip
+
+
+def shard_name(split: str, index: int) -> str:
+    """``train-000042``: the common stem of a shard's tar, index and catalog."""
+    return f"{split}-{index:06d}"
+
+
+def json_bytes(value: Any) -> bytes:
+    """Serialise to the one JSON text that equal values always give (sorted keys, two spaces, newline)."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def json_digest(value: Any) -> str:
+    """Sha256 of ``json_bytes``."""
+    return hashlib.sha256(json_bytes(value)).hexdigest()
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """The ``.npy`` file of an array, as bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write ``path`` so that it appears complete or not at all: temporary name, fsync, rename, fsync folder.
+
+    Raises OutputError when the file system refuses (full, read-only, no permission).
+    """
+    tmp = path.with_name(path.name + ".tmp")
+    try:
+        with open(tmp, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; nothing already written is lost") from error
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``, which declares the folder complete."""
+    publish(folder / MANIFEST, json_bytes({"schema": SCHEMA, **asdict(manifest), "digest": manifest.digest}))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check ``manifest.json``.
+
+    Raises DatasetError if it is missing, of another schema, malformed, or contradicts its own digest.
+    """
+    path = folder / MANIFEST
+    raw = _read_json(path, missing=f"{folder} is no finished data set ({MANIFEST} is missing); make one with: "
+                     f"cli.py shard --src IMAGES --out {folder}")  # fmt: skip
+    if raw.pop("schema", None) != SCHEMA:
+        raise DatasetError(f"{path}: not of schema {SCHEMA}; shard the source again with this version")
+    try:
+        digest = raw.pop("digest")
+        raw["encode"] = EncodeRecipe(**raw["encode"])
+        raw["classes"] = tuple(raw["classes"])
+        raw["shards"] = tuple(ShardRecord(**shard) for shard in raw["shards"])
+        raw["counts"] = Counts(**raw["counts"])
+        raw["counts_by_class"] = {name: Counts(**c) for name, c in raw["counts_by_class"].items()}
+        manifest = Manifest(**raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path}: malformed manifest ({error}); shard the source again") from error
+    if digest != manifest.digest:
+        raise DatasetError(
+            f"{path}: records digest {digest[:12]}… but its shard list gives {manifest.digest[:12]}…; "
+            "the manifest was edited or mixed up: shard the source again"
+        )
+    return manifest
+
+
+def save_stats(folder: Path, stats: DatasetStats, mean_image_HWC: NDArray[np.float64]) -> None:
+    """Write ``mean.npy`` and ``stats.json`` (last, since it holds the hash of the first)."""
+    publish(folder / MEAN, npy_bytes(mean_image_HWC))
+    publish(folder / STATS, json_bytes({"schema": SCHEMA, **asdict(stats)}))
+
+
+def load_stats(folder: Path, manifest: Manifest) -> DatasetStats:
+    """Read ``stats.json`` and check that it belongs to ``manifest``.
+
+    Raises DatasetError if it is missing, malformed, or bound to another data set's digest.
+    """
+    path = folder / STATS
+    remedy = f"shard the source again, or restore the {STATS} that belongs to this folder"
+    raw = _read_json(path, missing=f"{folder} has no {STATS}; {remedy}")
+    raw.pop("schema", None)
+    try:
+        stats = DatasetStats(**{k: _tupled(v) for k, v in raw.items()})
+    except TypeError as error:
+        raise DatasetError(f"{path}: malformed statistics ({error}); {remedy}") from error
+    if stats.dataset_digest != manifest.digest:
+        raise DatasetError(
+            f"{path}: statistics are of data set {str(stats.dataset_digest)[:12]}…, "
+            f"but {folder / MANIFEST} is data set {manifest.digest[:12]}…; {remedy}"
+        )
+    return stats
+
+
+def load_mean_image(folder: Path, stats: DatasetStats) -> NDArray[np.float64]:
+    """Read the mean image, float64 (256, 256, 3), R, G, B on 0..255.
+
+    Raises DatasetError if it is missing or is not the one that ``stats`` was written with.
+    """
+    path = folder / MEAN
+    if not path.is_file():
+        raise DatasetError(f"{folder} has no {MEAN}; shard the source again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != stats.mean_image_sha256:
+        raise DatasetError(f"{path}: sha256 differs from the one in {STATS}; the file was changed or mixed up")
+    array: NDArray[np.float64] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def load_catalog(folder: Path, manifest: Manifest, columns: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Read the named catalog columns of all shards, in shard order, as arrays of length ``num_samples``.
+
+    Row number = sample id. Raises DatasetError as ``load_catalog_shard`` does.
+    """
+    parts = [load_catalog_shard(folder, shard, columns) for shard in manifest.shards]
+    return {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+
+def load_catalog_shard(folder: Path, shard: ShardRecord, columns: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Read the named catalog columns of one shard: integers as int64 arrays, text as object arrays.
+
+    Raises DatasetError if the file is missing or is not the one that the manifest lists.
+    """
+    import pyarrow.parquet as pq
+
+    path = folder / f"{shard.name}.parquet"
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing; restore it or shard the source again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != shard.catalog_sha256:
+        raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
+    table = pq.read_table(io.BytesIO(data), columns=list(columns))
+    return {name: table.column(name).to_numpy() for name in columns}
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether ``folder`` holds a finished DATASET v1."""
+    return (folder / MANIFEST).is_file()
+
+
+def find_split(folder: Path, split: str) -> Path | None:
+    """Where a split lives: ``folder`` itself when it holds that split, else ``folder/split``, else None."""
+    if is_dataset(folder) and load_manifest(folder).split == split:
+        return folder
+    return folder / split if is_dataset(folder / split) else None
+
+
+def _read_json(path: Path, *, missing: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise DatasetError(missing)
+    try:
+        raw = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{path}: not valid JSON ({error}); shard the source again") from error
+    if not isinstance(raw, dict):
+        raise DatasetError(f"{path}: expected a JSON object; shard the source again")
+    return raw
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value

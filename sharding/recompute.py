@@ -1,0 +1,88 @@
+"""Recompute the statistics of a finished data set from its shards and compare them with what is stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from sharding import layout
+from sharding.errors import DatasetError
+from sharding.image import decode_stored
+from sharding.stats import PixelSums, summarise
+from sharding.workers import default_workers, run_jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsCheck:
+    """Stored and recomputed statistics; ``differing`` names every field that is not equal to the bit."""
+
+    split: str
+    stored: layout.DatasetStats
+    recomputed: layout.DatasetStats
+    mean_image_HWC: NDArray[np.float64]
+    differing: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the shards give exactly what is stored."""
+        return not self.differing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SumJob:
+    folder: Path
+    manifest: layout.Manifest
+    shard: layout.ShardRecord
+
+
+def check_stats(folder: Path, *, num_workers: int = 0, quiet: bool = False) -> StatsCheck:
+    """Decode every sample of every shard again and compare the statistics with ``stats.json`` and ``mean.npy``.
+
+    Raises DatasetError if a file is missing, a sample does not decode, or the stored statistics belong to
+    another data set.
+    """
+    manifest = layout.load_manifest(folder)
+    stored = layout.load_stats(folder, manifest)
+    mean = layout.load_mean_image(folder, stored)
+    jobs = [_SumJob(folder=folder, manifest=manifest, shard=shard) for shard in manifest.shards]
+    sums = PixelSums(manifest.encode.size_px)
+    workers = min(num_workers or default_workers(), len(jobs))
+    with tqdm(total=manifest.num_samples, unit="images", desc="stats", disable=quiet) as bar:
+        for part in run_jobs(_sum_shard, jobs, workers, bar.update):
+            sums.merge(part)
+    recomputed = summarise(sums, manifest.digest)
+    pairs = asdict(recomputed).items()
+    differing = [name for name, value in pairs if value != getattr(stored, name)]
+    if not np.array_equal(mean, sums.mean_image()):
+        differing.append(layout.MEAN)
+    return StatsCheck(
+        split=manifest.split,
+        stored=stored,
+        recomputed=recomputed,
+        mean_image_HWC=mean,
+        differing=tuple(differing),
+    )
+
+
+def _sum_shard(job: _SumJob, progress: Callable[[int], None]) -> PixelSums:
+    path = job.folder / f"{job.shard.name}.tar"
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing; restore it or shard the source again")
+    contents = path.read_bytes()
+    if hashlib.sha256(contents).hexdigest() != job.shard.sha256:
+        raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
+    one = layout.load_catalog_shard(job.folder, job.shard, ("key", "offset", "size"))
+    sums = PixelSums(job.manifest.encode.size_px)
+    for key, offset, size in zip(one["key"], one["offset"], one["size"], strict=True):
+        try:
+            sums.add(decode_stored(contents[offset : offset + size]))
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{path}: sample {key} does not decode ({error})") from error
+        progress(1)
+    return sums

@@ -1,0 +1,64 @@
+"""Files beside the shards so that other tools read the set as it stands: wids, timm, a dataset card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharding import layout
+
+_CARD = """\
+# {source} ({split})
+
+{samples:,} samples in {shards} WebDataset shards, {classes} classes, {size} px RGB JPEG (quality {quality}, {chroma}).
+
+| | |
+|---|---|
+| schema | `{schema}` |
+| digest | `{digest}` |
+| found = written + quarantined + excluded | {found} = {written} + {quarantined} + {excluded} |
+| resize | shorter side to {size} px ({filter}), centre crop |
+| order | global shuffle, seed {seed} |
+
+The images keep the licence of their source; this conversion grants no rights. Refused files and the reasons
+are in `{quarantine}`, exact statistics in `{stats}` and `{mean}`.
+
+Read it with webdataset (`{split}-{{000000..{last}}}.tar`), with DALI (`fn.readers.webdataset`, the
+`.idx` files beside the tars), or with timm and wids through `{timm}` and `{split}.json`.
+"""
+
+
+def write(folder: Path, manifest: layout.Manifest) -> None:
+    """Write ``classes.json``, the wids index, timm's ``_info.json`` and the card."""
+    classes = [{"index": i, "wnid": wnid} for i, wnid in enumerate(manifest.classes)]
+    layout.publish(folder / layout.CLASSES, layout.json_bytes(classes))
+    shards = [
+        {"url": f"{s.name}.tar", "nsamples": s.num_samples, "filesize": s.num_bytes, "md5sum": s.md5}
+        for s in manifest.shards
+    ]
+    wids = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": manifest.split, "shardlist": shards}
+    layout.publish(folder / f"{manifest.split}.json", layout.json_bytes(wids))
+    layout.publish(folder / layout.TIMM_INFO, layout.json_bytes(_timm_info(manifest)))
+    layout.publish(folder / layout.CARD, _card(manifest).encode())
+
+
+def _timm_info(manifest: layout.Manifest) -> dict[str, object]:
+    split = {"val": "validation"}.get(manifest.split, manifest.split)
+    info = {
+        "name": manifest.split,
+        "num_samples": manifest.num_samples,
+        "filenames": [f"{s.name}.tar" for s in manifest.shards],
+        "shard_lengths": [s.num_samples for s in manifest.shards],
+    }
+    return {"splits": {split: info}}
+
+
+def _card(manifest: layout.Manifest) -> str:
+    counts, encode = manifest.counts, manifest.encode
+    return _CARD.format(
+        source=manifest.source, split=manifest.split, samples=manifest.num_samples,
+        shards=len(manifest.shards), last=manifest.shards[-1].name[-6:], classes=len(manifest.classes),
+        size=encode.size_px, quality=encode.quality, chroma=encode.chroma, filter=encode.resize_filter,
+        schema=layout.SCHEMA, digest=manifest.digest, seed=manifest.seed, found=counts.found,
+        written=counts.written, quarantined=counts.quarantined, excluded=counts.excluded,
+        quarantine=layout.QUARANTINE, stats=layout.STATS, mean=layout.MEAN, timm=layout.TIMM_INFO,
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""Run independent jobs in worker processes, with one progress counter for all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from sharding.errors import AlexstreamError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Work = Callable[[Job, Callable[[int], None]], Result]
+
+_done: Any = None  # in a worker: the shared count of finished items
+
+
+def default_workers() -> int:
+    """One worker per core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    work: Work[Job, Result], jobs: Iterable[Job], num_workers: int, tick: Callable[[int], None]
+) -> Iterator[Result]:
+    """Yield ``work(job, progress)`` of every job, in the order of ``jobs``.
+
+    ``tick`` is called several times a second with the number of items done since the last call. Raises
+    AlexstreamError if a worker process dies, and whatever a job raises.
+    """
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    seen = 0
+    with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=(counter,)) as pool:
+        futures = [pool.submit(_call, work, job) for job in jobs]
+        try:
+            for future in futures:
+                while not future.done():
+                    wait([future], timeout=0.2, return_when=FIRST_COMPLETED)
+                    now = counter.value
+                    tick(now - seen)
+                    seen = now
+                yield future.result()
+            tick(counter.value - seen)
+        except BrokenProcessPool as error:
+            raise AlexstreamError(
+                f"a worker process died (out of memory, or killed); what is finished stays; "
+                f"run the same command again, with fewer --workers than {num_workers} if memory was short"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attach(counter: Any) -> None:
+    global _done
+    _done = counter
+
+
+def _call(work: Work[Job, Result], job: Job) -> Result:
+    return work(job, _advance)
+
+
+def _advance(count: int) -> None:
+    with _done.get_lock():
+        _done.value += count
