@@ -109,5 +109,62 @@ def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int
         raise DatasetError("the stored statistics are not those of the shards; shard the source again")
 
 
+@main.command()
+@click.option("--data", required=True, type=FOLDER, help="Data set folder: one with train/ and val/, or a training split.")
+@click.option("--val", default=None, type=FOLDER, help="Validation split, if it is not in --data.")
+@click.option("--run", "run_folder", default=Path("runs/alexnet"), show_default=True, type=FOLDER, help="Folder for checkpoints and metrics.")
+@click.option("--resume", is_flag=True, help="Continue the run in --run from its newest checkpoint.")
+@click.option("--devices", default=2, show_default=True, help="2: one column per process. 1: both columns in one.")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="auto: GPUs if there are enough.")
+@click.option("--epochs", default=90, show_default=True, type=click.IntRange(1))
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
+@click.option("--lr", default=0.01, show_default=True, type=click.FloatRange(0, min_open=True), help="First learning rate.")
+@click.option("--patience", default=5, show_default=True, type=click.IntRange(1), help="Epochs without a better validation error before the rate is divided by 10.")
+@click.option("--augment", default="paper", show_default=True, type=click.Choice(["paper", "none"]), help="Crop, flip and lighting, or the centre crop alone.")
+@click.option("--seed", default=0, show_default=True, help="Seed of weights, order, augmentation and dropout.")
+@click.option("--threads", default=0, type=click.IntRange(0), show_default=True, help="Decoding threads per process; 0: cores / devices.")
+@click.option("--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines.")
+@click.option("--checkpoint-every", default=0, show_default=True, type=click.IntRange(0), help="Steps between checkpoints; 0: at epoch ends only.")
+@quiet_option
+def train(
+    data: Path, val: Path | None, run_folder: Path, resume: bool, devices: int, device: str, epochs: int,
+    batch_size: int, lr: float, patience: int, augment: str, seed: int, threads: int, log_every: int,
+    checkpoint_every: int, quiet: bool,
+) -> None:
+    """Train the two-column AlexNet on the augmented stream, with the paper's hyper-parameters as defaults.
+
+    Two processes (ranks) hold one column each, on two GPUs with NCCL or on the CPU with gloo; both are started
+    here. After every epoch the validation error is printed and a checkpoint written; --resume continues
+    from it exactly. The same command and seed give the same numbers. Python: trainer.loop.train.
+
+    \b
+    Examples:
+      cli.py train --data shards/
+      cli.py train --data shards/ --epochs 5 --run runs/short
+      cli.py train --data shards/ --run runs/short --epochs 10 --resume
+    """
+    from pipeline.loader import ShardedData
+    from trainer import launch, loop
+    from trainer.recipe import Recipe
+
+    device_type = launch.choose_device_type(devices, device)
+    stream = ShardedData(
+        train=_resolve(data, "train"), val=val and _resolve(val, "val") or _sibling(data, "val"),
+        batch_size=batch_size, seed=seed, augmentation=augment, num_threads=threads or max(1, launch.cores() // devices),
+    )
+    options = loop.RunOptions(
+        folder=run_folder, epochs=epochs, recipe=Recipe(learning_rate=lr, patience_epochs=patience),
+        resume=resume, checkpoint_every=checkpoint_every, log_every=log_every, quiet=quiet,
+    )
+    loop.prepare(options, stream.facts())
+    launch.run(loop.train, (stream, options), devices, device_type)
+
+
+def _sibling(data: Path, split: str) -> Path | None:
+    from sharding.layout import find_split
+
+    return find_split(data, split)
+
+
 if __name__ == "__main__":
     sys.exit(main(prog_name="cli.py"))

@@ -1,0 +1,108 @@
+"""Starts the ranks of a run on this machine and tells each which column and device it is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+
+from pipeline.errors import AlexstreamError
+from trainer.columns import Columns
+from trainer.errors import TrainError
+from trainer.geometry import NUM_COLUMNS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """One process of a run: its columns, its device, and whether it is the one that speaks and writes."""
+
+    columns: Columns
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0."""
+        return self.columns.index == 0
+
+
+def choose_device_type(num_devices: int, wanted: str = "auto") -> str:
+    """``cuda`` if there are enough GPUs and they are wanted, else ``cpu``.
+
+    Raises TrainError for a number of devices that the two-column network cannot have, or too few GPUs.
+    """
+    if num_devices not in (1, NUM_COLUMNS):
+        raise TrainError(
+            f"--devices: received {num_devices}, expected 1 (both columns in one process) or 2 (one column "
+            "per process); the network has two columns"
+        )
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and gpus < num_devices:
+        raise TrainError(f"--device cuda with --devices {num_devices}: this machine has {gpus} GPUs; use cpu")
+    return "cuda" if wanted != "cpu" and gpus >= num_devices else "cpu"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, device_type: str) -> None:
+    """Run ``work(rank, *args)`` in one process per device and wait for all of them.
+
+    One device: in this process. Two: both are started here, meet through a file, and if one dies the other is
+    stopped. Raises what ``work`` raises if it is an AlexstreamError, TrainError if a rank dies otherwise.
+    """
+    if num_devices == 1:
+        _use_device(device_type, 0, 1)
+        work(Rank(columns=Columns(), device=torch.device(device_type, 0 if device_type == "cuda" else None)), *args)
+        return
+    with tempfile.TemporaryDirectory(prefix="alexstream-") as meeting:
+        messages = mp.get_context("spawn").SimpleQueue()
+        entry = (f"file://{meeting}/ranks", num_devices, device_type, messages, work, args)
+        try:
+            mp.start_processes(_enter, entry, nprocs=num_devices, start_method="spawn")
+        except mp.ProcessExitedException as error:
+            if not messages.empty():
+                raise TrainError(messages.get()) from None
+            raise TrainError(
+                f"rank {error.error_index} died ({error.signal_name or error.exit_code}), so the run was stopped; "
+                "continue from its last checkpoint with --resume"
+            ) from None
+
+
+def _enter(
+    index: int, meeting: str, count: int, device_type: str, messages: Any, work: Callable[..., None], args: Any
+) -> None:
+    """A rank's process: join the others, work, leave. Expected errors go to the parent as one line."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
+    _use_device(device_type, index, count)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=meeting, rank=index, world_size=count)
+    try:
+        mesh = init_device_mesh(device_type, (count // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("replica", "column"))
+        columns = Columns(
+            index=mesh.get_local_rank("column"),
+            count=NUM_COLUMNS,
+            group=mesh.get_group("column"),
+            data_group=dist.new_group(),
+        )
+        work(Rank(columns=columns, device=torch.device(device_type, index if device_type == "cuda" else None)), *args)
+    except AlexstreamError as error:
+        messages.put(str(error))
+        sys.exit(1)
+    dist.destroy_process_group()
+
+
+def _use_device(device_type: str, index: int, count: int) -> None:
+    if device_type == "cuda":
+        torch.cuda.set_device(index)
+    else:
+        torch.set_num_threads(max(1, cores() // count))
