@@ -13,19 +13,41 @@ from sharding.errors import AlexstreamError, DatasetError
 
 FOLDER = click.Path(path_type=Path, file_okay=True)
 workers_option = click.option(
-    "--workers", type=click.IntRange(0), default=0, help="Worker processes; 0 means one per core.", show_default=True
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    help="Worker processes; 0 means one per core.",
+    show_default=True,
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
 class _OneLineErrors(click.Group):
-    """Expected errors become one line and exit code 1; programming errors keep their traceback."""
+    """Expected errors become one line on stderr: exit code 1, or 2 for a wrong command line, 130 for Ctrl-C.
 
-    def invoke(self, ctx: click.Context) -> Any:
+    Programming errors keep their traceback.
+    """
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
         try:
-            return super().invoke(ctx)
+            super().main(*args, standalone_mode=False, **extra)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "cli.py"
+            _fail(f"{error.format_message()} (see: {command} --help)", 2)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
         except AlexstreamError as error:
-            raise click.ClickException(str(error)) from error
+            _fail(str(error), 1)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted; what was finished is kept", 130)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(exit_code)
 
 
 def _resolve(data: Path, split: str) -> Path:
@@ -52,10 +74,26 @@ def main() -> None:
 
 @main.command()
 @click.option("--src", required=True, type=FOLDER, help="Folder with one folder per class, or with train/ and val/.")
-@click.option("--out", required=True, type=FOLDER, help="Folder for the data set; train/ and val/ below it if --src has them.")
-@click.option("--split", default=None, type=click.Choice(["train", "val", "test"]), help="Name of the split [default: --src's own name, else train].")
+@click.option(
+    "--out",
+    required=True,
+    type=FOLDER,
+    help="Folder for the data set; train/ and val/ below it if --src has them.",
+)
+@click.option(
+    "--split",
+    default=None,
+    type=click.Choice(["train", "val", "test"]),
+    help="Name of the split [default: --src's own name, else train].",
+)
 @click.option("--seed", default=2012, show_default=True, help="Seed of the global shuffle.")
-@click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality of the stored images.")
+@click.option(
+    "--quality",
+    default=95,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="JPEG quality of the stored images.",
+)
 @workers_option
 @quiet_option
 def shard(src: Path, out: Path, split: str | None, seed: int, quality: int, workers: int, quiet: bool) -> None:
@@ -74,7 +112,13 @@ def shard(src: Path, out: Path, split: str | None, seed: int, quality: int, work
     from sharding.pack import describe, shard_all
 
     for folder, manifest, worked in shard_all(
-        src, out, split=split, seed=seed, encode=EncodeRecipe(quality=quality), num_workers=workers, quiet=quiet
+        src,
+        out,
+        split=split,
+        seed=seed,
+        encode=EncodeRecipe(quality=quality),
+        num_workers=workers,
+        quiet=quiet,
     ):
         click.echo(describe(folder, manifest, worked))
 
@@ -83,7 +127,11 @@ def shard(src: Path, out: Path, split: str | None, seed: int, quality: int, work
 @click.argument("data", type=FOLDER)
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture of the mean image and the colour axes.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a picture of the mean image and the colour axes.",
+)
 @workers_option
 @quiet_option
 def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int, quiet: bool) -> None:
@@ -110,26 +158,89 @@ def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int
 
 
 @main.command()
-@click.option("--data", required=True, type=FOLDER, help="Data set folder: one with train/ and val/, or a training split.")
+@click.option(
+    "--data",
+    required=True,
+    type=FOLDER,
+    help="Data set folder: one with train/ and val/, or a training split.",
+)
 @click.option("--val", default=None, type=FOLDER, help="Validation split, if it is not in --data.")
-@click.option("--run", "run_folder", default=Path("runs/alexnet"), show_default=True, type=FOLDER, help="Folder for checkpoints and metrics.")
+@click.option(
+    "--run",
+    "run_folder",
+    default=Path("runs/alexnet"),
+    show_default=True,
+    type=FOLDER,
+    help="Folder for checkpoints and metrics.",
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --run from its newest checkpoint.")
 @click.option("--devices", default=2, show_default=True, help="2: one column per process. 1: both columns in one.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]), help="auto: GPUs if there are enough.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="auto: GPUs if there are enough.",
+)
 @click.option("--epochs", default=90, show_default=True, type=click.IntRange(1))
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
-@click.option("--lr", default=0.01, show_default=True, type=click.FloatRange(0, min_open=True), help="First learning rate.")
-@click.option("--patience", default=5, show_default=True, type=click.IntRange(1), help="Epochs without a better validation error before the rate is divided by 10.")
-@click.option("--augment", default="paper", show_default=True, type=click.Choice(["paper", "none"]), help="Crop, flip and lighting, or the centre crop alone.")
+@click.option(
+    "--lr",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="First learning rate.",
+)
+@click.option(
+    "--patience",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Epochs without a better validation error before the rate is divided by 10.",
+)
+@click.option(
+    "--augment",
+    default="paper",
+    show_default=True,
+    type=click.Choice(["paper", "none"]),
+    help="Crop, flip and lighting, or the centre crop alone.",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of weights, order, augmentation and dropout.")
-@click.option("--threads", default=0, type=click.IntRange(0), show_default=True, help="Decoding threads per process; 0: cores / devices.")
-@click.option("--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines.")
-@click.option("--checkpoint-every", default=0, show_default=True, type=click.IntRange(0), help="Steps between checkpoints; 0: at epoch ends only.")
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(0),
+    show_default=True,
+    help="Decoding threads per process; 0: cores / devices.",
+)
+@click.option(
+    "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines."
+)
+@click.option(
+    "--checkpoint-every",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Steps between checkpoints; 0: at epoch ends only.",
+)
 @quiet_option
 def train(
-    data: Path, val: Path | None, run_folder: Path, resume: bool, devices: int, device: str, epochs: int,
-    batch_size: int, lr: float, patience: int, augment: str, seed: int, threads: int, log_every: int,
-    checkpoint_every: int, quiet: bool,
+    data: Path,
+    val: Path | None,
+    run_folder: Path,
+    resume: bool,
+    devices: int,
+    device: str,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    patience: int,
+    augment: str,
+    seed: int,
+    threads: int,
+    log_every: int,
+    checkpoint_every: int,
+    quiet: bool,
 ) -> None:
     """Train the two-column AlexNet on the augmented stream, with the paper's hyper-parameters as defaults.
 
@@ -143,21 +254,154 @@ def train(
       cli.py train --data shards/ --epochs 5 --run runs/short
       cli.py train --data shards/ --run runs/short --epochs 10 --resume
     """
-    from pipeline.loader import ShardedData
     from trainer import launch, loop
     from trainer.recipe import Recipe
 
     device_type = launch.choose_device_type(devices, device)
-    stream = ShardedData(
-        train=_resolve(data, "train"), val=val and _resolve(val, "val") or _sibling(data, "val"),
-        batch_size=batch_size, seed=seed, augmentation=augment, num_threads=threads or max(1, launch.cores() // devices),
+    stream = _stream(
+        data,
+        val,
+        batch_size=batch_size,
+        seed=seed,
+        augmentation=augment,
+        num_threads=threads or max(1, launch.cores() // devices),
     )
     options = loop.RunOptions(
-        folder=run_folder, epochs=epochs, recipe=Recipe(learning_rate=lr, patience_epochs=patience),
-        resume=resume, checkpoint_every=checkpoint_every, log_every=log_every, quiet=quiet,
+        folder=run_folder,
+        epochs=epochs,
+        recipe=Recipe(learning_rate=lr, patience_epochs=patience),
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        quiet=quiet,
     )
     loop.prepare(options, stream.facts())
     launch.run(loop.train, (stream, options), devices, device_type)
+
+
+@main.command()
+@click.option("--data", required=True, type=FOLDER, help="Data set folder with train/ (for the mean image) and val/.")
+@click.option("--val", default=None, type=FOLDER, help="Validation split, if it is not in --data.")
+@click.option(
+    "--checkpoint",
+    default=Path("runs/alexnet"),
+    show_default=True,
+    type=FOLDER,
+    help="A checkpoint, or a run folder's newest.",
+)
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(data: Path, val: Path | None, checkpoint: Path, batch_size: int, device: str, as_json: bool) -> None:
+    """Top-1 and top-5 of a checkpoint on the validation split, one centre view, on one device.
+
+    Python: trainer.evaluate.evaluate_checkpoint.
+
+    \b
+    Example:
+      cli.py evaluate --data shards/ --checkpoint runs/alexnet
+    """
+    from dataclasses import asdict
+
+    import torch
+
+    from trainer.evaluate import evaluate_checkpoint
+    from trainer.launch import choose_device_type, cores
+
+    stream = _stream(data, val, batch_size=batch_size, num_threads=cores())
+    score = evaluate_checkpoint(stream, checkpoint, torch.device(choose_device_type(1, device)))
+    click.echo(json.dumps(asdict(score)) if as_json else score.line())
+
+
+@main.command()
+@click.option("--out", required=True, type=FOLDER, help="Empty or new folder.")
+@click.option("--train-per-class", default=100, show_default=True, type=click.IntRange(1))
+@click.option("--val-per-class", default=20, show_default=True, type=click.IntRange(1))
+@quiet_option
+def sample(out: Path, train_per_class: int, val_per_class: int, quiet: bool) -> None:
+    """Draw a small learnable data set: eight classes of photo-like JPEGs, with a few broken files among them.
+
+    Python: sharding.sample_set.write_sample_set.
+
+    \b
+    Example:
+      cli.py sample --out images/
+    """
+    from sharding.sample_set import write_sample_set
+
+    count = write_sample_set(out, train_per_class=train_per_class, val_per_class=val_per_class, quiet=quiet)
+    click.echo(f"{out}: {count} files in train/ and val/")
+
+
+@main.command()
+@click.option(
+    "--out",
+    default=Path("demo-out"),
+    show_default=True,
+    type=FOLDER,
+    help="New folder for everything the demo makes.",
+)
+@click.option("--epochs", default=5, show_default=True, type=click.IntRange(1))
+def demo(out: Path, epochs: int) -> None:
+    """The whole job on the embedded sample set: sample, shard, stats, train, evaluate; about three minutes on 2 cores.
+
+    \b
+    Example:
+      cli.py demo --out demo-out
+    """
+    images, shards, run = str(out / "images"), str(out / "shards"), str(out / "run")
+    steps = [
+        ["sample", "--out", images],
+        ["shard", "--src", images, "--out", shards],
+        ["stats", shards, "--plot", str(out / "stats.png")],
+        [
+            "train",
+            "--data",
+            shards,
+            "--run",
+            run,
+            "--epochs",
+            str(epochs),
+            "--batch-size",
+            "32",
+            "--log-every",
+            "5",
+        ],
+    ]
+    for step in steps:
+        click.secho(f"\n$ alexstream {' '.join(step)}", bold=True)
+        main.main(step, prog_name="alexstream", standalone_mode=False)
+    click.secho(f"\n$ alexstream evaluate --data {shards} --checkpoint {run}", bold=True)
+    _demo_summary(out, Path(shards), Path(run))
+
+
+def _demo_summary(out: Path, shards: Path, run: Path) -> None:
+    import torch
+
+    from trainer.evaluate import evaluate_checkpoint
+
+    stream = _stream(shards, None)
+    score, classes = evaluate_checkpoint(stream, run, torch.device("cpu")), stream.facts().classes
+    chance = 1 / len(classes)
+    click.echo(score.line())
+    click.echo(
+        f"\nMade in {out}:\n"
+        f"  images/      the sample set, {len(classes)} classes, six odd files among them\n"
+        f"  shards/      train and val as WebDataset shards; refused files: shards/train/quarantine.jsonl\n"
+        f"  stats.png    mean image and colour axes\n"
+        f"  run/         checkpoints and metrics.jsonl\n"
+        f"Validation top-1 {100 * score.top1:.1f} %, chance is {100 * chance:.1f} %."
+    )
+    if score.top1 < 2 * chance:
+        raise AlexstreamError("the network did not learn: validation accuracy is not above twice chance")
+
+
+def _stream(data: Path, val: Path | None, **options: Any) -> Any:
+    """The batches of the data set in ``data``, with its own or another validation split."""
+    from pipeline.loader import ShardedData
+
+    train = _resolve(data, "train")
+    return ShardedData(train=train, val=_sibling(data, "val") if val is None else _resolve(val, "val"), **options)
 
 
 def _sibling(data: Path, split: str) -> Path | None:

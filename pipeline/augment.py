@@ -76,9 +76,7 @@ class Augmenter:
         yx = uniform_below(words[:, :2], self.margin_px + 1) if self.augmentation.random_crop else centre
         flip = (words[:, 2] >> 31) if self.augmentation.flip else np.zeros(len(ids))
         z = standard_normals(sample_words(self.seed, epochs, ids, PURPOSE_LIGHTING))
-        return Draws(
-            yx_N2=yx, flip_N=flip.astype(np.int32), rgb_N3=(z @ self.matrix_CC.T).astype(np.float32)
-        )
+        return Draws(yx_N2=yx, flip_N=flip.astype(np.int32), rgb_N3=(z @ self.matrix_CC.T).astype(np.float32))
 
 
 def uniform_below(words: NDArray[np.uint32], stop: int) -> NDArray[np.int32]:

@@ -31,7 +31,8 @@ class Dataset:
     def jpeg(self, sample: int) -> NDArray[np.uint8]:
         """The stored bytes of a sample, uint8 (size,): a view of the mapped shard, nothing is copied."""
         start = self.offset_N[sample]
-        return self.tars[self.shard_N[sample]][start : start + self.size_N[sample]]
+        tar: NDArray[np.uint8] = self.tars[self.shard_N[sample]][start : start + self.size_N[sample]]
+        return tar
 
     def name(self, sample: int) -> str:
         """``shard.tar: key`` of a sample, for messages."""
@@ -71,7 +72,6 @@ def _map(tar: Path, num_bytes: int) -> NDArray[np.uint8]:
     if size != num_bytes:
         found = "is missing" if size < 0 else f"has {size} bytes"
         raise StreamError(
-            f"shard {tar} {found}, but the manifest says {num_bytes} bytes; "
-            "restore the shard or shard the source again"
+            f"shard {tar} {found}, but the manifest says {num_bytes} bytes; restore the shard or shard the source again"
         )
     return np.memmap(tar, np.uint8, "r")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
+from torch.utils.dlpack import from_dlpack
 
 from pipeline.batch import CROP_PX, CropBatch
 
@@ -36,7 +37,7 @@ def crop_batches(
             outputs = pipe.run()
         except StopIteration:
             return
-        yield CropBatch.of(tuple(torch.from_dlpack(output.as_tensor()) for output in outputs))
+        yield CropBatch.of(tuple(from_dlpack(output.as_tensor()) for output in outputs))
 
 
 def _build(

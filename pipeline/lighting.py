@@ -32,9 +32,9 @@ def offset_matrix(stats: DatasetStats, lighting: Lighting) -> NDArray[np.float64
     """The matrix M (3, 3) with offset = M z on 0..255. Raises ValueError for an unknown name."""
     vectors = stats.eigenvectors_CC
     if lighting == "paper":
-        return 255.0 * ALPHA_SD * vectors * np.array(stats.eigenvalues_01)
+        return np.multiply(255.0 * ALPHA_SD * vectors, stats.eigenvalues_01)
     if lighting == "original":
-        return ALPHA_SD * vectors * np.sqrt(np.maximum(stats.eigenvalues_255, 0.0))
+        return np.multiply(ALPHA_SD * vectors, np.sqrt(np.maximum(stats.eigenvalues_255, 0.0)))
     if lighting == "none":
         return np.zeros((3, 3))
     raise ValueError(f"lighting: received {lighting!r}, expected one of {', '.join(LIGHTINGS)}")

@@ -31,9 +31,7 @@ def philox4x32(key: int, counters: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
 
 
-def sample_words(
-    seed: int, epochs: NDArray[np.int64], ids: NDArray[np.int64], purpose: int
-) -> NDArray[np.uint32]:
+def sample_words(seed: int, epochs: NDArray[np.int64], ids: NDArray[np.int64], purpose: int) -> NDArray[np.uint32]:
     """Four random words for each (epoch, sample id) and one purpose: int64 (n,), (n,) → uint32 (n, 4).
 
     ``purpose`` keeps uses apart: words drawn for the order say nothing about those drawn for the crop.

@@ -99,9 +99,7 @@ def _publish(job: ShardJob, tar: TarShard, rows: list[dict[str, Any]]) -> ShardR
     )
 
 
-def _catalog_row(
-    image: SourceImage, data: bytes, prepared: PreparedImage, shard: str, offset: int
-) -> dict[str, Any]:
+def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage, shard: str, offset: int) -> dict[str, Any]:
     return {
         "key": image.key,
         "shard": shard,

@@ -133,7 +133,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 def _over_white(image: Image.Image) -> Image.Image:
     """Transparent pixels show white: the colour stored beneath them was never meant to be seen."""
     rgba = image.convert("RGBA")
-    if rgba.getextrema()[3][0] == 255:  # type: ignore[index]
+    if np.asarray(rgba)[..., 3].min() == 255:
         return rgba.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 

@@ -92,9 +92,8 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Sha256 over schema, split, classes and every shard's name, size and sha256: the data's identity."""
-        identity = [SCHEMA, self.split, list(self.classes)]
-        identity.append([[s.name, s.num_samples, s.sha256] for s in self.shards])
-        return json_digest(identity)
+        shards = [[s.name, s.num_samples, s.sha256] for s in self.shards]
+        return json_digest([SCHEMA, self.split, list(self.classes), shards])
 
     @property
     def num_samples(self) -> int:

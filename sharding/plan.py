@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 MAX_SHARD_SAMPLES = 8192  # about 290 MB of 256x256 JPEGs; ImageNet's training set gives 157 shards
 MIN_SHARD_SAMPLES = 64
@@ -39,4 +40,4 @@ def split_evenly(num_samples: int, shards: int) -> list[range]:
     """Ranges of consecutive positions, one per shard; sizes differ by at most one, the larger first."""
     small, larger = divmod(num_samples, shards)
     stops = [small * i + min(i, larger) for i in range(shards + 1)]
-    return [range(a, b) for a, b in zip(stops, stops[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(stops)]

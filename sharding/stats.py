@@ -39,9 +39,7 @@ class PixelSums:
     def add(self, image_HWC: NDArray[np.uint8]) -> None:
         """Add one uint8 RGB image of the right shape. Raises ValueError for another shape or dtype."""
         if image_HWC.shape != self.sum_HWC.shape or image_HWC.dtype != np.uint8:
-            raise ValueError(
-                f"received {image_HWC.dtype} {image_HWC.shape}, expected uint8 {self.sum_HWC.shape}"
-            )
+            raise ValueError(f"received {image_HWC.dtype} {image_HWC.shape}, expected uint8 {self.sum_HWC.shape}")
         self.num_images += 1
         self.sum_HWC += image_HWC
         # float64 products of one image stay below 2^53 (65,025 × 16 M pixels), so BLAS is exact here.

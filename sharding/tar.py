@@ -60,7 +60,5 @@ class TarShard:
 
 def index_bytes(samples: Iterable[tuple[Member, ...]]) -> bytes:
     """DALI index v1.2: a count, then per sample ``extension offset size name`` for each member."""
-    lines = [
-        " ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples
-    ]
+    lines = [" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in members) for members in samples]
     return "".join(f"{line}\n" for line in [f"v1.2 {len(lines)}", *lines]).encode("ascii")

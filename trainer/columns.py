@@ -40,11 +40,11 @@ class Columns:
 
     def gather(self, half: torch.Tensor) -> torch.Tensor:
         """Both columns' activations side by side in dimension 1; the backward pass sums both uses."""
-        return half if self.count == 1 else _Gather.apply(half, self)  # type: ignore[no-any-return, no-untyped-call]
+        return half if self.count == 1 else _Gather.apply(half, self)  # type: ignore[no-untyped-call]
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         """The sum of both columns' partial results; the backward pass hands the gradient through."""
-        return partial if self.count == 1 else _Sum.apply(partial, self)  # type: ignore[no-any-return, no-untyped-call]
+        return partial if self.count == 1 else _Sum.apply(partial, self)  # type: ignore[no-untyped-call]
 
     def exchange(self, part: CropBatch) -> Callable[[], CropBatch]:
         """Start to bring the parts of an input batch together (``pipeline.batch.Exchange``)."""
@@ -74,7 +74,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(halves, 1)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         columns: Columns = ctx.columns
         # An all-to-all and a sum: gloo has no reduce-scatter that every supported torch offers.
         sent = torch.stack([g.contiguous() for g in grad.chunk(columns.count, 1)])
@@ -91,5 +91,5 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         return grad, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -11,8 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from pipeline.errors import AlexstreamError
 from trainer.columns import Columns
@@ -62,14 +63,17 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
     """
     if num_devices == 1:
         _use_device(device_type, 0, 1)
-        work(Rank(columns=Columns(), device=torch.device(device_type, 0 if device_type == "cuda" else None)), *args)
+        work(
+            Rank(columns=Columns(), device=_device(device_type, 0)),
+            *args,
+        )
         return
     with tempfile.TemporaryDirectory(prefix="alexstream-") as meeting:
-        messages = mp.get_context("spawn").SimpleQueue()
+        messages = multiprocessing.get_context("spawn").SimpleQueue()
         entry = (f"file://{meeting}/ranks", num_devices, device_type, messages, work, args)
         try:
-            mp.start_processes(_enter, entry, nprocs=num_devices, start_method="spawn")
-        except mp.ProcessExitedException as error:
+            start_processes(_enter, entry, nprocs=num_devices, start_method="spawn")  # type: ignore[no-untyped-call]
+        except ProcessExitedException as error:
             if not messages.empty():
                 raise TrainError(messages.get()) from None
             raise TrainError(
@@ -79,7 +83,13 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
 
 
 def _enter(
-    index: int, meeting: str, count: int, device_type: str, messages: Any, work: Callable[..., None], args: Any
+    index: int,
+    meeting: str,
+    count: int,
+    device_type: str,
+    messages: Any,
+    work: Callable[..., None],
+    args: Any,
 ) -> None:
     """A rank's process: join the others, work, leave. Expected errors go to the parent as one line."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
@@ -94,11 +104,18 @@ def _enter(
             group=mesh.get_group("column"),
             data_group=dist.new_group(),
         )
-        work(Rank(columns=columns, device=torch.device(device_type, index if device_type == "cuda" else None)), *args)
+        work(
+            Rank(columns=columns, device=_device(device_type, index)),
+            *args,
+        )
     except AlexstreamError as error:
         messages.put(str(error))
         sys.exit(1)
     dist.destroy_process_group()
+
+
+def _device(device_type: str, index: int) -> torch.device:
+    return torch.device(device_type, index) if device_type == "cuda" else torch.device(device_type)
 
 
 def _use_device(device_type: str, index: int, count: int) -> None:

@@ -49,7 +49,9 @@ def prepare(options: RunOptions, facts: DataFacts) -> None:
     """
     newest = checkpoints.latest(options.folder)
     if newest is not None and not options.resume:
-        raise TrainError(f"--run {options.folder} holds a run ({newest.name}); continue it with --resume, or give another")
+        raise TrainError(
+            f"--run {options.folder} holds a run ({newest.name}); continue it with --resume, or give another"
+        )
     if newest is None and options.resume:
         raise TrainError(f"--resume: {options.folder} holds no checkpoint; start without --resume")
     if newest is not None:
@@ -122,7 +124,9 @@ class Trainer:
             )
         if meter.steps % self.options.log_every == 0:
             total = last_step(self.options.epochs, self.facts)
-            self.report.say(f"epoch {epoch + 1}/{self.options.epochs}  step {self.step}/{total}  lr {rate:g}  {meter.line()}")
+            self.report.say(
+                f"epoch {epoch + 1}/{self.options.epochs}  step {self.step}/{total}  lr {rate:g}  {meter.line()}"
+            )
             meter.clear()
         every = self.options.checkpoint_every
         if every and self.step % every == 0:
@@ -137,11 +141,7 @@ class Trainer:
         else:
             self.errors.append(1.0 - score.top1)
             self.report.epoch(epoch=epoch + 1, step=self.step, score=score)
-            self.report.say(
-                f"{line}  validation loss {score.loss:.4f}  top-1 {100 * score.top1:.2f} %  "
-                f"top-5 {100 * score.top5:.2f} %  ({score.num_images} images)",
-                result=True,
-            )
+            self.report.say(f"{line}  {score.line()}", result=True)
         self._save()
 
     def _validate(self) -> Score | None:

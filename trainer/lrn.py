@@ -11,9 +11,7 @@ from typing import Any
 import torch
 
 
-def local_response_norm(
-    x_NCHW: torch.Tensor, maps: int, alpha: float, beta: float, k: float
-) -> torch.Tensor:
+def local_response_norm(x_NCHW: torch.Tensor, maps: int, alpha: float, beta: float, k: float) -> torch.Tensor:
     """Normalise over ``maps`` adjacent channels, the window cut off at the first and last channel.
 
     ``alpha`` multiplies the plain sum of squares: equal to ``torch.nn.functional.local_response_norm`` with
@@ -35,7 +33,7 @@ class _LocalResponseNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, scale = ctx.saved_tensors
         maps, alpha, beta = ctx.constants
         dx = torch.empty_like(x)
@@ -49,7 +47,7 @@ class _LocalResponseNorm(torch.autograd.Function):
 def _blocks(*tensors: torch.Tensor) -> zip[tuple[torch.Tensor, ...]]:
     """The batch image by image on a CPU, whole on a GPU."""
     size = 1 if tensors[0].device.type == "cpu" else len(tensors[0])
-    return zip(*(t.split(size) for t in tensors), strict=True)
+    return zip(*(torch.split(t, size) for t in tensors), strict=True)
 
 
 def _window_sum(x: torch.Tensor, maps: int) -> torch.Tensor:

@@ -25,9 +25,7 @@ class AlexNet(nn.Module):
     share. ``seed`` decides the dropout masks, which are a function of (seed, step, layer, column).
     """
 
-    def __init__(
-        self, parameters: dict[str, torch.Tensor], columns: Columns, recipe: Recipe, seed: int
-    ) -> None:
+    def __init__(self, parameters: dict[str, torch.Tensor], columns: Columns, recipe: Recipe, seed: int) -> None:
         """Take this process's share of the canonical parameters."""
         super().__init__()
         self.columns, self.recipe, self.seed = columns, recipe, seed

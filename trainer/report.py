@@ -53,12 +53,19 @@ class Report:
             path = folder / METRICS
             kept = _lines_until(path, start_step)
             path.write_text("".join(kept))
-            self._file = open(path, "a", buffering=1)
+            self._file = path.open("a", buffering=1)  # closed with the process: a line is on disk when written
 
     def step(self, *, epoch: int, step: int, loss: float, rate: float, elapsed_s: float, wait_s: float) -> None:
         """Record one step."""
         self._record(
-            {"step": step, "epoch": epoch, "loss": loss, "learning_rate": rate, "elapsed_s": elapsed_s, "wait_s": wait_s}
+            {
+                "step": step,
+                "epoch": epoch,
+                "loss": loss,
+                "learning_rate": rate,
+                "elapsed_s": elapsed_s,
+                "wait_s": wait_s,
+            }
         )
 
     def epoch(self, *, epoch: int, step: int, score: Score) -> None:
@@ -68,7 +75,7 @@ class Report:
     def say(self, text: str, *, result: bool = False) -> None:
         """Show a line: progress to stderr, results to stdout."""
         if self._file is not None and (result or not self.quiet):
-            print(text, file=sys.stdout if result else sys.stderr, flush=True)  # noqa: T201
+            print(text, file=sys.stdout if result else sys.stderr, flush=True)
 
     def _record(self, row: dict[str, object]) -> None:
         if self._file is not None:

@@ -18,7 +18,7 @@ class PaperUpdate:
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], recipe: Recipe) -> None:
         """Start at rest."""
-        self.parameters = list(parameters)
+        self.parameters: list[torch.Tensor] = list(parameters)
         self.velocity = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.recipe = recipe
 
