@@ -98,6 +98,8 @@ class Trainer:
         torch.use_deterministic_algorithms(True)
         columns = self.rank.columns
         batches = self.data.training(self.step, columns.part, columns.exchange, self.rank.device)
+        if len(self.errors) >= self.options.epochs:
+            self.report.say(f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True)
         for epoch in range(len(self.errors), self.options.epochs):
             rate = learning_rate(self.errors, self.options.recipe)
             meter = Meter()
@@ -129,7 +131,7 @@ class Trainer:
             )
             meter.clear()
         every = self.options.checkpoint_every
-        if every and self.step % every == 0:
+        if every and self.step % every == 0 and self.step < last_step(epoch + 1, self.facts):
             self._save()
 
     def _end_epoch(self, epoch: int, rate: float) -> None:

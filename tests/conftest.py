@@ -1,0 +1,52 @@
+"""Data that many tests share: the drawn sample set, its shards, and real images where they are at hand."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sharding.pack import shard_all
+from sharding.sample_set import write_sample_set
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def sample_images(tmp_path_factory):
+    """The sample set in small: 8 classes, 8 + 2 images each, odd files among them."""
+    folder = tmp_path_factory.mktemp("sample") / "images"
+    write_sample_set(folder, train_per_class=8, val_per_class=2, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_shards(sample_images, tmp_path_factory):
+    """``sample_images`` as DATASET v1: ``train/`` and ``val/``."""
+    folder = tmp_path_factory.mktemp("shards")
+    list(shard_all(sample_images, folder, quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def position_cards(tmp_path_factory):
+    """A data set of 256x256 images whose red is the column and whose green is the row, so that pixels tell places."""
+    source, folder = tmp_path_factory.mktemp("cards"), tmp_path_factory.mktemp("card-shards") / "train"
+    ramp = np.arange(256, dtype=np.uint8)
+    for label in range(2):
+        (source / f"class{label}").mkdir()
+        for i in range(64):
+            card = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(100 + i)), axis=-1)
+            Image.fromarray(card).save(source / f"class{label}" / f"{i:03d}.png")
+    list(shard_all(source, folder, quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_images():
+    """Folder of real images (``imagenet-sample/``, ``photos/``, ``hazards/``); skips where there is none."""
+    folder = Path(os.environ.get("ALEXSTREAM_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real test images here: set ALEXSTREAM_TEST_DATA to a folder that holds them")
+    return folder

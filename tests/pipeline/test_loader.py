@@ -1,0 +1,201 @@
+"""The stream: equal to the NumPy reference, to itself in parts, and when it starts in the middle."""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.augment import PAPER, Augmenter, reference_crop, reference_finish
+from pipeline.batch import CropBatch, Part
+from pipeline.dataset import open_dataset
+from pipeline.errors import StreamError
+from pipeline.finish import Finish
+from pipeline.graph import crop_batches
+from pipeline.loader import ShardedData, training_steps
+from pipeline.order import training_batch
+from sharding import layout
+from sharding.errors import DatasetError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(sample_shards):
+    return ShardedData(train=sample_shards / "train", val=sample_shards / "val", batch_size=16, seed=5)
+
+
+@pytest.fixture
+def copy(sample_shards, tmp_path):
+    """A data set that a test may break."""
+    return shutil.copytree(sample_shards / "train", tmp_path / "train")
+
+
+def test_crops_equal_the_numpy_reference_bit_for_bit_and_finished_images_within_one_ulp(sample_shards):
+    opened = open_dataset(sample_shards / "train")
+    stats = layout.load_stats(opened.folder, opened.manifest)
+    mean = layout.load_mean_image(opened.folder, stats)
+    augmenter = Augmenter.of(PAPER, 5, 256, stats)
+    finish = Finish(mean, CPU)
+    steps = training_steps(opened, augmenter, 16, 5, Part())
+    for step, crops in enumerate(islice(crop_batches(steps, 16, CPU, 1, 2), 8)):
+        draws = augmenter.draw(*training_batch(len(opened), 16, 5, step))
+        finished = finish(crops)
+        for i, sample in enumerate(crops.ids_N.tolist()):
+            pixels = np.asarray(Image.open(io.BytesIO(opened.jpeg(sample).tobytes())).convert("RGB"))
+            yx, flip, rgb = draws.yx_N2[i], int(draws.flip_N[i]), draws.rgb_N3[i]
+            crop = reference_crop(pixels, yx, flip)
+            assert np.array_equal(crops.crops_NCHW[i].numpy(), crop)
+            expected = reference_finish(crop, mean, yx, flip, rgb)
+            # values stay below 512, where float32 has steps of 2^-15; two roundings, and the mean's own
+            assert np.abs(finished.images_NCHW[i].numpy() - expected).max() <= 2 * 2**-15
+            assert finished.labels_N[i] == opened.label_N[sample]
+
+
+def test_both_forms_of_the_finish_give_the_same_bits(data):
+    opened = open_dataset(data.train)
+    stats = layout.load_stats(opened.folder, opened.manifest)
+    finish = Finish(layout.load_mean_image(opened.folder, stats), CPU)
+    steps = training_steps(opened, Augmenter.of(PAPER, 5, 256, stats), 16, 5, Part())
+    crops = next(crop_batches(steps, 16, CPU, 1, 2))
+    assert torch.equal(finish._one_by_one(crops), finish._at_once(crops))
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def batches(stream, count):
+    return [(b.images_NCHW, b.labels_N, b.ids_N) for b in islice(stream, count)]
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_does_not(data):
+    first, again = (batches(data.training(), 3) for _ in range(2))
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    other = batches(replace(data, seed=6).training(), 1)
+    assert not same(first[0], other[0])
+
+
+def test_a_stream_started_in_the_middle_continues_the_undisturbed_one(data):
+    whole = batches(data.training(), 9)  # 67 samples, batches of 16: crosses two epoch borders
+    for start in (1, 4, 7):
+        assert all(same(a, b) for a, b in zip(whole[start:], batches(data.training(start), 9 - start), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{"num_threads": 3}, {"prefetch": 4}])
+def test_threads_and_prefetch_change_nothing(data, changes):
+    first, other = batches(data.training(), 4), batches(replace(data, **changes).training(), 4)
+    assert all(same(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_batch_size_does_not_change_a_sample(data):
+    small = batches(replace(data, batch_size=8).training(), 2)
+    large = batches(data.training(), 1)[0]
+    assert same((torch.cat(column) for column in zip(*small, strict=True)), large)
+
+
+def test_two_parts_joined_are_the_whole_batch(data):
+    halves = [batches(data.training(part=Part(index=i, count=2)), 3) for i in range(2)]
+    for step, whole in enumerate(batches(data.training(), 3)):
+        assert same((torch.cat([halves[i][step][k] for i in range(2)]) for k in range(3)), whole)
+
+
+def test_the_exchange_sees_the_part_and_its_result_is_finished(data):
+    seen = []
+
+    def doubling(part):
+        seen.append(part)
+        return lambda: CropBatch.of(tuple(torch.cat([t, t]) for t in part.tensors()))
+
+    batch = next(data.training(part=Part(index=0, count=2), exchange=doubling))
+    assert len(seen[0].labels_N) == 8 and len(batch.labels_N) == 16
+    assert torch.equal(batch.images_NCHW[:8], batch.images_NCHW[8:])
+
+
+def test_validation_is_every_image_once_centre_cropped_without_flip_or_light(data):
+    opened = open_dataset(data.val)
+    stats = layout.load_stats(data.train, layout.load_manifest(data.train))
+    mean = layout.load_mean_image(data.train, stats)
+    images, labels, ids = (torch.cat(c) for c in zip(*batches(replace(data, batch_size=6).validation(), 99), strict=True))
+    assert ids.tolist() == [*range(16), -1, -1]
+    assert labels.tolist() == [*opened.label_N, -1, -1]
+    for i in range(16):
+        pixels = np.asarray(Image.open(io.BytesIO(opened.jpeg(i).tobytes())).convert("RGB"))[16:240, 16:240]
+        expected = pixels.astype(np.float64) - mean[16:240, 16:240]
+        assert np.abs(images[i].permute(1, 2, 0).numpy() - expected).max() <= 2**-15
+
+
+def test_augmentation_none_is_the_centre_crop(data):
+    images, _, ids = batches(replace(data, augmentation="none").training(), 1)[0]
+    opened = open_dataset(data.train)
+    stats = layout.load_stats(opened.folder, opened.manifest)
+    mean = layout.load_mean_image(opened.folder, stats)[16:240, 16:240]
+    pixels = np.asarray(Image.open(io.BytesIO(opened.jpeg(int(ids[0])).tobytes())).convert("RGB"))[16:240, 16:240]
+    assert np.abs(images[0].permute(1, 2, 0).numpy() - (pixels - mean)).max() <= 2**-15
+
+
+def test_uneven_parts_are_refused():
+    with pytest.raises(ValueError, match="multiple of 2"):
+        Part(index=0, count=2).of(7)
+
+
+def facts(folder, **options):
+    return ShardedData(train=folder, **options).facts()
+
+
+def test_statistics_of_another_data_set_are_refused(copy, sample_shards):
+    shutil.copy(sample_shards / "val" / layout.STATS, copy / layout.STATS)
+    with pytest.raises(DatasetError, match="statistics are of data set"):
+        facts(copy)
+
+
+def test_a_changed_mean_image_is_refused(copy):
+    mean = np.load(copy / layout.MEAN)
+    np.save(copy / layout.MEAN, mean + 1)
+    with pytest.raises(DatasetError, match="sha256 differs"):
+        facts(copy)
+
+
+def test_a_manifest_that_contradicts_its_digest_is_refused(copy):
+    raw = json.loads((copy / layout.MANIFEST).read_text())
+    raw["shards"][0]["sha256"] = "0" * 64
+    (copy / layout.MANIFEST).write_text(json.dumps(raw))
+    with pytest.raises(DatasetError, match="digest"):
+        facts(copy)
+
+
+def test_a_cut_or_missing_shard_is_refused_before_anything_is_read(copy):
+    tar = copy / "train-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-10240])
+    with pytest.raises(StreamError, match=r"train-000000\.tar has"):
+        facts(copy)
+    tar.unlink()
+    with pytest.raises(StreamError, match=r"train-000000\.tar is missing"):
+        facts(copy)
+
+
+def test_a_catalog_that_is_not_the_manifests_is_refused(copy):
+    with (copy / "train-000000.parquet").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DatasetError, match=r"train-000000\.parquet: sha256 differs"):
+        facts(copy)
+
+
+def test_splits_with_other_classes_are_refused(sample_shards, position_cards):
+    with pytest.raises(StreamError, match="2 classes"):
+        facts(sample_shards / "train", val=position_cards)
+
+
+def test_a_sample_that_no_longer_decodes_is_an_error_that_names_the_data_set(copy):
+    opened = open_dataset(copy)
+    start = int(opened.offset_N[3])
+    with (copy / "train-000000.tar").open("r+b") as file:
+        file.seek(start)
+        file.write(b"\0" * 64)
+    with pytest.raises(StreamError, match="train"):
+        list(islice(ShardedData(train=copy, batch_size=16).training(), 5))

@@ -1,0 +1,229 @@
+"""A whole conversion: every file accounted for, the same bytes for any worker count, readable by others."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+import wds2idx
+from PIL import Image
+
+from sharding import layout
+from sharding.errors import OutputError, SourceError
+from sharding.pack import ShardRequest, shard, shard_all
+from sharding.recompute import check_stats
+
+
+def hashes(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).iterdir())}
+
+
+@pytest.fixture(scope="session")
+def train(sample_shards):
+    return sample_shards / "train"
+
+
+def test_found_is_written_plus_quarantined_plus_excluded(train):
+    counts = layout.load_manifest(train).counts
+    assert (counts.found, counts.written, counts.quarantined, counts.excluded) == (71, 67, 3, 1)
+
+
+def test_counts_close_for_every_class(train):
+    manifest = layout.load_manifest(train)
+    assert sum(c.written for c in manifest.counts_by_class.values()) == manifest.num_samples
+    assert manifest.counts_by_class["bands"] == layout.Counts(found=9, written=8, quarantined=1, excluded=0)
+    assert manifest.counts_by_class["stripes"] == layout.Counts(found=9, written=8, quarantined=0, excluded=1)
+
+
+def test_every_refused_and_excluded_file_is_listed_with_its_reason(train):
+    rows = [json.loads(line) for line in (train / layout.QUARANTINE).read_text().splitlines()]
+    assert {row["path"]: (row["outcome"], row["reason"]) for row in rows} == {
+        "bands/empty.jpg": ("quarantined", "empty"),
+        "bullseye/truncated.jpg": ("quarantined", "undecodable"),
+        "cross/error_page.jpg": ("quarantined", "not-an-image"),
+        "stripes/.DS_Store": ("excluded", "system file"),
+    }
+
+
+def test_catalog_rows_describe_the_members_they_point_at(train):
+    manifest = layout.load_manifest(train)
+    rows = layout.load_catalog(train, manifest, layout.CATALOG_COLUMNS)
+    tars = {s.name: (train / f"{s.name}.tar").read_bytes() for s in manifest.shards}
+    for i in range(manifest.num_samples):
+        data = tars[rows["shard"][i]][rows["offset"][i] :][: rows["size"][i]]
+        assert hashlib.sha256(data).hexdigest() == rows["stored_sha256"][i]
+        assert manifest.classes[rows["label"][i]] == rows["wnid"][i] == rows["source"][i].split("/")[0]
+        assert Image.open(io.BytesIO(data)).size == (256, 256)
+
+
+def test_catalog_says_what_the_source_file_was(train, sample_images):
+    manifest = layout.load_manifest(train)
+    rows = layout.load_catalog(train, manifest, layout.CATALOG_COLUMNS)
+    at = {path: i for i, path in enumerate(rows["source"])}
+    assert rows["notes"][at["spiral/png_named.JPEG"]] == "was PNG"
+    assert rows["notes"][at["disc/gray.jpg"]] == "was L"
+    assert rows["notes"][at["dots/cmyk.jpg"]] == "was CMYK"
+    source = (sample_images / "train" / "dots" / "cmyk.jpg").read_bytes()
+    assert rows["source_sha256"][at["dots/cmyk.jpg"]] == hashlib.sha256(source).hexdigest()
+
+
+def test_manifest_hashes_are_those_of_the_files(train):
+    found = hashes(train)
+    for record in layout.load_manifest(train).shards:
+        assert found[f"{record.name}.tar"] == record.sha256
+        assert found[f"{record.name}.idx"] == record.index_sha256
+        assert found[f"{record.name}.parquet"] == record.catalog_sha256
+        assert (train / f"{record.name}.tar").stat().st_size == record.num_bytes
+        assert hashlib.md5((train / f"{record.name}.tar").read_bytes()).hexdigest() == record.md5
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_gives_the_same_bytes(train, sample_images, tmp_path, workers):
+    request = ShardRequest(source=sample_images / "train", folder=tmp_path / "again", num_workers=workers)
+    shard(request, quiet=True)
+    assert hashes(tmp_path / "again") == hashes(train)
+
+
+def test_another_seed_gives_another_order_of_the_same_samples(train, sample_images, tmp_path):
+    other, _ = shard(ShardRequest(source=sample_images / "train", folder=tmp_path / "o", seed=1), quiet=True)
+    first = layout.load_manifest(train)
+    keys = [list(layout.load_catalog(f, m, ("key",))["key"]) for f, m in ((train, first), (tmp_path / "o", other))]
+    assert keys[0] != keys[1] and sorted(keys[0]) == sorted(keys[1])
+    assert other.digest != first.digest
+
+
+def test_tar_members_carry_nothing_of_this_machine(train):
+    with tarfile.open(train / "train-000000.tar") as tar:
+        members = tar.getmembers()
+    assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {(0, 0, 0, 0o644, "", "")}
+    stems = [m.name.split(".")[0] for m in members]
+    assert stems[::2] == stems[1::2], "the two members of a sample stand side by side"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tars open
+def test_webdataset_reads_every_sample(train):
+    manifest = layout.load_manifest(train)
+    rows = layout.load_catalog(train, manifest, ("key", "label", "stored_sha256"))
+    urls = [str(train / f"{s.name}.tar") for s in manifest.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+    assert [s["__key__"] for s in samples] == list(rows["key"])
+    assert [int(s["cls"]) for s in samples] == list(rows["label"])
+    assert [hashlib.sha256(s["jpg"]).hexdigest() for s in samples] == list(rows["stored_sha256"])
+
+
+def test_dali_webdataset_reader_reads_every_sample_through_our_index(train):
+    from nvidia.dali import fn
+    from nvidia.dali.pipeline import Pipeline
+
+    manifest = layout.load_manifest(train)
+    rows = layout.load_catalog(train, manifest, ("label", "stored_sha256"))
+    paths, indexes = ([str(train / f"{s.name}.{e}") for s in manifest.shards] for e in ("tar", "idx"))
+    pipe = Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipe:
+        pipe.set_outputs(
+            *fn.readers.webdataset(
+                paths=paths, index_paths=indexes, ext=["jpg", "cls"], missing_component_behavior="error", name="r"
+            )
+        )
+    pipe.build()
+    assert pipe.epoch_size("r") == manifest.num_samples
+    for digest, label in zip(rows["stored_sha256"], rows["label"], strict=True):
+        jpeg, cls = (np.asarray(output.at(0)).tobytes() for output in pipe.run())
+        assert hashlib.sha256(jpeg).hexdigest() == digest
+        assert int(cls) == label
+
+
+def test_our_index_is_the_one_that_dalis_tool_makes(train, tmp_path):
+    for record in layout.load_manifest(train).shards:
+        with wds2idx.IndexCreator(str(train / f"{record.name}.tar"), str(tmp_path / "x.idx"), verbose=False) as tool:
+            tool.create_index()
+        assert (tmp_path / "x.idx").read_bytes() == (train / f"{record.name}.idx").read_bytes()
+
+
+def test_a_second_run_finds_everything_done(train, sample_images):
+    before = hashes(train)
+    manifest, worked = shard(ShardRequest(source=sample_images / "train", folder=train), quiet=True)
+    assert not worked and manifest == layout.load_manifest(train)
+    assert hashes(train) == before
+
+
+def test_an_unfinished_conversion_is_completed_to_the_same_bytes(train, sample_images, tmp_path):
+    folder = tmp_path / "killed"
+    manifest, _ = shard(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
+    plan = layout.json_bytes({"schema": layout.SCHEMA, "split": "train", "plan": manifest.plan_digest})
+    (folder / layout.PLAN).write_bytes(plan)
+    for name in (layout.MANIFEST, layout.STATS, "train-000000.tar"):
+        (folder / name).unlink()
+    (folder / "train-000000.tar.tmp").write_bytes(b"half")
+    shard(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
+    assert hashes(folder) == hashes(train)
+
+
+def test_a_folder_that_holds_another_data_set_is_left_alone(train, sample_images):
+    before = hashes(train)
+    with pytest.raises(OutputError, match="holds another data set"):
+        shard(ShardRequest(source=sample_images / "train", folder=train, seed=9), quiet=True)
+    assert hashes(train) == before
+
+
+def test_a_folder_with_foreign_files_is_left_alone(sample_images, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match="not empty"):
+        shard(ShardRequest(source=sample_images / "train", folder=tmp_path), quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_finished_folder_with_a_cut_shard_is_reported(sample_images, tmp_path):
+    request = ShardRequest(source=sample_images / "val", folder=tmp_path / "v", split="val")
+    shard(request, quiet=True)
+    tar = tmp_path / "v" / "val-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(OutputError, match=r"val-000000\.tar has"):
+        shard(request, quiet=True)
+
+
+def test_a_source_without_one_usable_image_is_an_error_that_says_where_the_reasons_are(tmp_path):
+    (tmp_path / "src" / "a").mkdir(parents=True)
+    (tmp_path / "src" / "a" / "x.jpg").write_bytes(b"nope")
+    with pytest.raises(SourceError, match=r"quarantine\.jsonl"):
+        list(shard_all(tmp_path / "src", tmp_path / "out", quiet=True))
+
+
+def test_validation_takes_its_labels_from_training(tmp_path):
+    for path, colour in (("train/a", 10), ("train/b", 20), ("val/b", 30)):
+        (tmp_path / "src" / path).mkdir(parents=True)
+        Image.new("RGB", (256, 256), (colour,) * 3).save(tmp_path / "src" / path / "x.png")
+    (_, train, _), (folder, val, _) = shard_all(tmp_path / "src", tmp_path / "out", quiet=True)
+    assert val.classes == train.classes == ("a", "b")
+    assert list(layout.load_catalog(folder, val, ("label",))["label"]) == [1]
+
+
+def test_recomputed_statistics_equal_the_stored_ones_to_the_bit(train):
+    check = check_stats(train, quiet=True)
+    assert check.equal
+    assert check.recomputed == check.stored
+
+
+def test_recomputation_notices_statistics_that_are_off_by_one_bit(sample_shards, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(sample_shards / "val", folder)
+    raw = json.loads((folder / layout.STATS).read_text())
+    raw["eigenvalues_01"][2] = float(np.nextafter(raw["eigenvalues_01"][2], 1))
+    (folder / layout.STATS).write_text(json.dumps(raw))
+    assert check_stats(folder, quiet=True).differing == ("eigenvalues_01",)
+
+
+def test_500_real_imagenet_jpegs_are_written_and_none_lost(real_images, tmp_path):
+    request = ShardRequest(source=real_images / "imagenet-sample" / "train", folder=tmp_path / "x", num_workers=2)
+    manifest, _ = shard(request, quiet=True)
+    assert manifest.counts == layout.Counts(found=500, written=500, quarantined=0, excluded=0)
+    notes = layout.load_catalog(tmp_path / "x", manifest, ("notes",))["notes"]
+    assert "was L" in set(notes), "grayscale images are among them"
+    shard(ShardRequest(source=request.source, folder=tmp_path / "y", num_workers=1), quiet=True)
+    assert hashes(tmp_path / "x") == hashes(tmp_path / "y")
