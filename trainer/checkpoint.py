@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,14 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's hints about foreign pickles; they end in the error below
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if state.pop("schema") != SCHEMA:
             raise CheckpointError(f"{path}: not of schema {SCHEMA}")
         state["recipe"], state["errors"] = Recipe(**state["recipe"]), tuple(state["errors"])
         return Checkpoint(**state)
-    except (RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: no readable checkpoint ({message})") from error
 

@@ -71,7 +71,11 @@ def last_step(epoch: int, facts: DataFacts) -> int:
 
 def train(rank: Rank, data: TrainingData, options: RunOptions) -> None:
     """Train to the end of the last epoch. Every rank of the run calls this."""
-    Trainer(rank, data, options).run()
+    trainer = Trainer(rank, data, options)
+    try:
+        trainer.run()
+    finally:
+        trainer.report.close()
 
 
 class Trainer:

@@ -53,7 +53,7 @@ class Report:
             path = folder / METRICS
             kept = _lines_until(path, start_step)
             path.write_text("".join(kept))
-            self._file = path.open("a", buffering=1)  # closed with the process: a line is on disk when written
+            self._file = path.open("a", buffering=1)  # noqa: SIM115 - closed by ``close``
 
     def step(self, *, epoch: int, step: int, loss: float, rate: float, elapsed_s: float, wait_s: float) -> None:
         """Record one step."""
@@ -76,6 +76,11 @@ class Report:
         """Show a line: progress to stderr, results to stdout."""
         if self._file is not None and (result or not self.quiet):
             print(text, file=sys.stdout if result else sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Close the metrics file."""
+        if self._file is not None:
+            self._file.close()
 
     def _record(self, row: dict[str, object]) -> None:
         if self._file is not None:

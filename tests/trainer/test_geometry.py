@@ -1,0 +1,68 @@
+"""The geometry is the paper's, in one process and cut into two columns."""
+
+import pytest
+import torch
+
+from trainer.columns import Columns
+from trainer.geometry import cut, initial_parameters, join, layers, num_parameters, parameter_shapes
+from trainer.model import AlexNet
+from trainer.recipe import Recipe
+
+
+def test_parameters_at_1000_classes():
+    assert num_parameters(1000) == 60_965_224
+
+
+def test_a_real_network_has_that_many():
+    model = AlexNet(initial_parameters(1000, 0.01, 0), Columns(), Recipe(), 0)
+    assert sum(p.numel() for p in model.parameters()) == 60_965_224
+
+
+def test_kernels_and_widths_are_those_of_section_3_5():
+    shapes = parameter_shapes(1000)
+    assert shapes["conv1.weight"] == (96, 3, 11, 11)
+    assert shapes["conv2.weight"] == (256, 48, 5, 5)
+    assert shapes["conv3.weight"] == (384, 256, 3, 3)
+    assert shapes["conv4.weight"] == (384, 192, 3, 3)
+    assert shapes["conv5.weight"] == (256, 192, 3, 3)
+    assert shapes["fc6.weight"] == (4096, 9216)
+    assert shapes["fc7.weight"] == (4096, 4096)
+    assert shapes["fc8.weight"] == (1000, 4096)
+
+
+def test_each_column_holds_half_of_every_weight():
+    whole, half = parameter_shapes(10), parameter_shapes(10, columns=2)
+    for name in whole:
+        halves = [cut(name, torch.empty(whole[name]), c) for c in range(2)]
+        assert all(tuple(h.shape) == half[name] for h in halves)
+
+
+@pytest.mark.parametrize("name", sorted(parameter_shapes(5)))
+def test_joining_the_halves_gives_the_canonical_parameter(name):
+    whole = torch.randn(parameter_shapes(5)[name])
+    halves = [cut(name, whole, column) for column in range(2)]
+    assert torch.equal(join(name, halves), whole)
+
+
+def test_start_values_are_those_of_section_5():
+    start = initial_parameters(10, 0.01, 0)
+    ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    for layer in layers(10):
+        bias, weight = start[f"{layer.name}.bias"], start[f"{layer.name}.weight"]
+        assert torch.equal(bias, torch.full_like(bias, 1.0 if layer.name in ones else 0.0))
+        assert abs(weight.std().item() - 0.01) < 0.0005 and abs(weight.mean().item()) < 0.0005
+
+
+def test_start_values_depend_on_the_seed_alone():
+    a, b, c = (initial_parameters(10, 0.01, seed)["conv1.weight"] for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_conv1_gives_55_by_55_with_the_last_window_over_the_edge():
+    """The original's rule: 1 + ceil((224 − 11) / 4) outputs; the 3 missing pixels read as zero."""
+    model = AlexNet(initial_parameters(2, 0.01, 0), Columns(), Recipe(), 0)
+    seen = []
+    norm = model._norm
+    model._norm = lambda x: seen.append(x.shape) or norm(x)
+    model(torch.zeros(1, 3, 224, 224))
+    assert seen[0] == (1, 96, 55, 55) and seen[1] == (1, 256, 27, 27)

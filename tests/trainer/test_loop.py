@@ -1,0 +1,123 @@
+"""The loop on made-up batches: it learns, resumes exactly, and counts epochs as the stream does."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from pipeline.batch import Batch, DataFacts
+from trainer import checkpoint as checkpoints
+from trainer.columns import Columns
+from trainer.errors import TrainError
+from trainer.evaluate import evaluate
+from trainer.launch import Rank, choose_device_type
+from trainer.loop import RunOptions, last_step, prepare, train
+
+RANK = Rank(columns=Columns(), device=torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class TwoColours:
+    """Dark images are class 0, bright ones class 1; batches of four."""
+
+    num_train: int = 6
+    poison_at: int = -1
+
+    def facts(self):
+        return DataFacts(
+            num_train=self.num_train, num_val=4, classes=("dark", "bright"), train_digest="d", val_digest="v",
+            augmentation="none", seed=1, batch_size=4,
+        )  # fmt: skip
+
+    def batch(self, step):
+        generator = torch.Generator().manual_seed(step)
+        labels = torch.tensor([0, 1, 0, 1])
+        images = torch.randn(4, 3, 224, 224, generator=generator) * 20 + (labels * 160.0 - 80)[:, None, None, None]
+        if step == self.poison_at:
+            images[0, 0, 0, 0] = math.nan
+        return Batch(images_NCHW=images, labels_N=labels, ids_N=torch.arange(4))
+
+    def training(self, start_step, part, exchange, device):
+        step = start_step
+        while True:
+            yield self.batch(step)
+            step += 1
+
+    def validation(self, part, exchange, device):
+        padded = self.batch(1000)
+        padded.labels_N[3] = -1
+        yield padded
+
+
+def run(folder, data=None, **options):
+    data = data or TwoColours()
+    choice = RunOptions(folder=folder, quiet=True, **options)
+    prepare(choice, data.facts())
+    train(RANK, data, choice)
+    return checkpoints.load(folder)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(folder, epochs=3, checkpoint_every=2)
+
+
+def test_an_epoch_ends_when_every_sample_came(undisturbed):
+    """6 samples in batches of 4: epochs end after steps 2 (1.3 epochs), 3 and 5."""
+    assert [last_step(e, TwoColours().facts()) for e in (1, 2, 3)] == [2, 3, 5]
+    assert [r["step"] for r in rows(undisturbed[0]) if "validation" in r] == [2, 3, 5]
+
+
+def test_every_step_is_recorded_with_loss_and_waiting(undisturbed):
+    steps = [r for r in rows(undisturbed[0]) if "loss" in r]
+    assert [r["step"] for r in steps] == [1, 2, 3, 4, 5]
+    assert all(math.isfinite(r["loss"]) and 0 <= r["wait_s"] <= r["elapsed_s"] for r in steps)
+
+
+def test_a_resumed_run_is_the_undisturbed_run(undisturbed, tmp_path):
+    folder, whole = undisturbed
+    run(tmp_path, epochs=1)
+    resumed = run(tmp_path, epochs=3, resume=True)
+    assert all(torch.equal(whole.parameters[k], resumed.parameters[k]) for k in whole.parameters)
+    assert all(torch.equal(whole.velocity[k], resumed.velocity[k]) for k in whole.velocity)
+    losses = [[r["loss"] for r in rows(f) if "loss" in r] for f in (folder, tmp_path)]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(undisturbed, tmp_path):
+    with pytest.raises(TrainError, match="--resume"):
+        run(undisturbed[0], epochs=3)
+    with pytest.raises(TrainError, match="holds no checkpoint"):
+        run(tmp_path, resume=True)
+    with pytest.raises(TrainError, match="batch_size"):
+        prepare(RunOptions(folder=undisturbed[0], resume=True), replace(TwoColours().facts(), batch_size=2))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(TrainError, match="not a number at step 3"):
+        run(tmp_path, TwoColours(poison_at=2), epochs=2)
+    assert checkpoints.load(tmp_path).step == 2
+
+
+def test_evaluation_leaves_padding_out_and_counts_top1_and_top5():
+    def model(images):
+        return torch.tensor([[9.0, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5]])
+
+    labels = torch.tensor([0, 2, 1, -1])
+    score = evaluate(model, [Batch(images_NCHW=torch.zeros(4, 1), labels_N=labels, ids_N=labels)])
+    assert (score.num_images, score.top1, score.top5) == (3, pytest.approx(1 / 3), pytest.approx(2 / 3))
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(model, [])
+
+
+@pytest.mark.parametrize("count", [0, 3, 4])
+def test_a_number_of_devices_that_the_network_cannot_have_is_refused(count):
+    with pytest.raises(TrainError, match=f"received {count}, expected 1"):
+        choose_device_type(count)
