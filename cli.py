@@ -275,7 +275,7 @@ def train(
         log_every=log_every,
         quiet=quiet,
     )
-    loop.prepare(options, stream.facts())
+    loop.prepare(options, stream.facts(), devices)
     launch.run(loop.train, (stream, options), devices, device_type)
 
 

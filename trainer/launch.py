@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -69,6 +70,7 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
         )
         return
     with tempfile.TemporaryDirectory(prefix="alexstream-") as meeting:
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it tells is told below
         messages = multiprocessing.get_context("spawn").SimpleQueue()
         entry = (f"file://{meeting}/ranks", num_devices, device_type, messages, work, args)
         try:

@@ -41,12 +41,16 @@ class RunOptions:
     quiet: bool = False
 
 
-def prepare(options: RunOptions, facts: DataFacts) -> None:
+def prepare(options: RunOptions, facts: DataFacts, num_devices: int = 1) -> None:
     """Check, before any rank starts, that the run folder fits; make it and record the run in ``run.json``.
 
-    Raises TrainError if it holds a run and ``resume`` is off, or no run and it is on, CheckpointError if the
-    checkpoint belongs to other data or another recipe.
+    Raises TrainError if the devices cannot share a batch evenly, if the folder holds a run and ``resume`` is off or
+    none and it is on; CheckpointError if the checkpoint belongs to other data or another recipe.
     """
+    if facts.batch_size % num_devices:
+        raise TrainError(
+            f"--batch-size: received {facts.batch_size}, expected a multiple of {num_devices}, the number of --devices"
+        )
     newest = checkpoints.latest(options.folder)
     if newest is not None and not options.resume:
         raise TrainError(
@@ -103,7 +107,9 @@ class Trainer:
         columns = self.rank.columns
         batches = self.data.training(self.step, columns.part, columns.exchange, self.rank.device)
         if len(self.errors) >= self.options.epochs:
-            self.report.say(f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True)
+            self.report.say(
+                f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True
+            )
         for epoch in range(len(self.errors), self.options.epochs):
             rate = learning_rate(self.errors, self.options.recipe)
             meter = Meter()

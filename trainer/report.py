@@ -53,7 +53,7 @@ class Report:
             path = folder / METRICS
             kept = _lines_until(path, start_step)
             path.write_text("".join(kept))
-            self._file = path.open("a", buffering=1)  # noqa: SIM115 - closed by ``close``
+            self._file = path.open("a", buffering=1)
 
     def step(self, *, epoch: int, step: int, loss: float, rate: float, elapsed_s: float, wait_s: float) -> None:
         """Record one step."""

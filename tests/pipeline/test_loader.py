@@ -121,7 +121,9 @@ def test_validation_is_every_image_once_centre_cropped_without_flip_or_light(dat
     opened = open_dataset(data.val)
     stats = layout.load_stats(data.train, layout.load_manifest(data.train))
     mean = layout.load_mean_image(data.train, stats)
-    images, labels, ids = (torch.cat(c) for c in zip(*batches(replace(data, batch_size=6).validation(), 99), strict=True))
+    images, labels, ids = (
+        torch.cat(c) for c in zip(*batches(replace(data, batch_size=6).validation(), 99), strict=True)
+    )
     assert ids.tolist() == [*range(16), -1, -1]
     assert labels.tolist() == [*opened.label_N, -1, -1]
     for i in range(16):

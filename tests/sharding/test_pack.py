@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import webdataset
 import wds2idx
+import webdataset
 from PIL import Image
 
 from sharding import layout

@@ -1,0 +1,53 @@
+"""Who may load what: checked in fresh interpreters, where an import cannot hide behind an earlier one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def modules(package):
+    files = sorted((ROOT / package).glob("*.py"))
+    return [f"{package}.{f.stem}" for f in files if f.stem != "__init__"]
+
+
+def loaded_by(names):
+    """Top-level packages that importing ``names`` loads."""
+    code = f"import sys, importlib\nfor n in {names!r}: importlib.import_module(n)\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_sharding_loads_neither_torch_nor_dali():
+    assert not loaded_by(modules("sharding")) & {"torch", "nvidia.dali", "pipeline", "trainer"}
+
+
+def test_trainer_does_not_load_dali_or_the_loader():
+    assert not loaded_by(modules("trainer")) & {"nvidia.dali", "pipeline.loader", "pipeline.graph"}
+
+
+def test_only_the_graph_loads_dali():
+    others = [m for m in modules("pipeline") if m not in ("pipeline.graph", "pipeline.loader")]
+    assert "nvidia.dali" not in loaded_by(others)
+
+
+def test_the_command_line_starts_without_torch_or_dali():
+    assert not loaded_by(["cli"]) & {"torch", "nvidia.dali", "pyarrow", "matplotlib"}
+
+
+@pytest.mark.parametrize("package", ["sharding", "pipeline", "trainer"])
+def test_packages_are_those_of_this_project(package):
+    module = __import__(package)
+    assert (ROOT / package / "__init__.py").samefile(module.__file__)
+
+
+@pytest.mark.parametrize("package", ["sharding", "pipeline", "trainer"])
+def test_no_function_outgrows_a_screen(package):
+    import ast
+
+    for path in (ROOT / package).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno <= 60, f"{path.name}: {node.name}"

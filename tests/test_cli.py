@@ -1,0 +1,129 @@
+"""The command line: bad use gets one clear line and a non-zero exit; good use says what was made."""
+
+import json
+import shutil
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+from sharding import layout
+
+
+def call(*words):
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+def error_of(*words, exit_code=1):
+    """The single line that a failing call prints."""
+    result = call(*words)
+    assert result.exit_code == exit_code, result.output
+    lines = [line for line in result.stderr.splitlines() if "images/s" not in line and line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
+    return lines[0]
+
+
+def test_a_missing_source_folder(tmp_path):
+    assert "does not exist" in error_of("shard", "--src", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_source_folder(tmp_path):
+    (tmp_path / "src").mkdir()
+    assert "is empty" in error_of("shard", "--src", tmp_path / "src", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_holds_another_data_set(sample_images, sample_shards):
+    line = error_of("shard", "--src", sample_images / "train", "--out", sample_shards / "train", "--seed", 1)
+    assert "holds another data set" in line and "another --out" in line
+
+
+def test_an_unknown_split_of_the_source(sample_images, tmp_path):
+    line = error_of("shard", "--src", sample_images, "--out", tmp_path / "out", "--split", "test")
+    assert "train, val" in line
+
+
+@pytest.mark.parametrize("command", [("stats",), ("train", "--data"), ("evaluate", "--data")])
+def test_a_folder_that_is_no_data_set(command, tmp_path):
+    assert "no finished data set" in error_of(*command, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("command", [("stats",), ("train", "--data")])
+def test_a_data_set_whose_digest_does_not_match_its_statistics(command, sample_shards, tmp_path):
+    shutil.copytree(sample_shards / "train", tmp_path / "train")
+    shutil.copy(sample_shards / "val" / layout.STATS, tmp_path / "train" / layout.STATS)
+    assert "statistics are of data set" in error_of(*command, tmp_path / "train")
+
+
+def test_three_devices(sample_shards, tmp_path):
+    line = error_of("train", "--data", sample_shards, "--devices", 3, "--run", tmp_path / "run")
+    assert "received 3, expected 1" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_gpus_than_there_are(sample_shards, tmp_path):
+    import torch
+
+    if torch.cuda.device_count() >= 2:
+        pytest.skip("this machine has two GPUs")
+    line = error_of("train", "--data", sample_shards, "--device", "cuda", "--run", tmp_path / "run")
+    assert "GPUs" in line
+
+
+def test_a_missing_or_unknown_option_is_one_line_that_points_to_help():
+    assert "--help" in error_of("shard", exit_code=2)
+    assert "--help" in error_of("train", "--wrong", exit_code=2)
+    assert "--help" in error_of("tarin", exit_code=2)
+
+
+def test_evaluating_without_a_checkpoint(sample_shards, tmp_path):
+    line = error_of("evaluate", "--data", sample_shards, "--checkpoint", tmp_path / "none.pt")
+    assert "does not exist" in line
+
+
+def test_a_batch_that_two_ranks_cannot_share(sample_shards, tmp_path):
+    line = error_of("train", "--data", sample_shards, "--batch-size", 7, "--run", tmp_path / "run")
+    assert "received 7" in line
+
+
+def test_sharding_says_what_was_found_and_written(sample_images, tmp_path):
+    result = call("shard", "--src", sample_images, "--out", tmp_path / "out", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert "found 71 = written 67 + quarantined 3 + excluded 1" in result.stdout
+    assert "found 16 = written 16" in result.stdout
+    again = call("shard", "--src", sample_images, "--out", tmp_path / "out")
+    assert again.exit_code == 0 and again.stdout.count("already complete") == 2
+
+
+def test_stats_as_json_and_as_a_picture(sample_shards, tmp_path):
+    result = call("stats", sample_shards, "--json", "--quiet", "--plot", tmp_path / "stats.png")
+    assert result.exit_code == 0, result.output
+    stats = json.loads(result.stdout)
+    assert stats["recomputed_equal"] and stats["num_images"] == 67
+    assert stats["eigenvalues_01"][0] * 255**2 == pytest.approx(stats["eigenvalues_255"][0])
+    assert (tmp_path / "stats.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_stats_shows_both_scales_and_the_verdict(sample_shards):
+    result = call("stats", sample_shards, "--quiet")
+    assert "0..255²" in result.stdout and "0..1²" in result.stdout and "equal to the bit" in result.stdout
+
+
+def test_sampling_into_a_folder_that_is_not_empty(sample_images):
+    assert "not empty" in error_of("sample", "--out", sample_images)
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_help_with_an_example(name):
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout and f"cli.py {name}" in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_option_is_explained(name):
+    for option in main.commands[name].params:
+        if isinstance(option, click.Option):
+            assert option.help or option.show_default, f"{name} {option.opts}"

@@ -1,0 +1,67 @@
+"""The documentation is true: its commands parse, its formats page names every file and field that is written."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+from cli import main
+from sharding import layout
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+COMMAND = re.compile(r"^\s*(?:python cli\.py|cli\.py|alexstream) (.+)$", re.MULTILINE)
+COMMANDS = [(page.name, line) for page in PAGES for line in COMMAND.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_every_documented_command_exists_with_its_options(page, line):
+    words = shlex.split(line, comments=True)
+    main.commands[words[0]].make_context(words[0], words[1:])
+
+
+def test_readme_lists_every_command():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"| `{name}` |" in readme for name in main.commands)
+
+
+def test_readme_lists_every_module():
+    readme = (ROOT / "README.md").read_text()
+    for package in ("sharding", "pipeline", "trainer"):
+        for path in (ROOT / package).glob("*.py"):
+            assert path.stem in ("__init__", "errors") or re.search(rf"^  {path.name} ", readme, re.MULTILINE), path
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE)) == {"demo", "test"}
+    assert {"setup", "demo", "check", "test", "bench"} <= targets
+
+
+def test_formats_page_names_every_file_of_a_data_set(sample_shards):
+    page = (ROOT / "docs" / "formats.md").read_text()
+    for path in (sample_shards / "train").iterdir():
+        name = re.sub(r"-\d{6}", "-NNNNNN", path.name).replace("train", "<split>")
+        assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("name", [layout.MANIFEST, layout.STATS])
+def test_formats_page_names_every_field(sample_shards, name):
+    page = (ROOT / "docs" / "formats.md").read_text()
+    written = json.loads((sample_shards / "train" / name).read_text())
+    fields = set(written) | set(written.get("encode", {})) | set(written.get("shards", [{}])[0])
+    assert all(f"`{field}`" in page for field in fields)
+
+
+def test_formats_page_names_every_catalog_column():
+    page = (ROOT / "docs" / "formats.md").read_text()
+    assert all(f"`{column}`" in page for column in layout.CATALOG_COLUMNS)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

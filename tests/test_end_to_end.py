@@ -1,0 +1,101 @@
+"""shard → stats → train → evaluate as a user calls them, in real processes: two gloo ranks, one device, resume."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from trainer import checkpoint as checkpoints
+
+
+def alexstream(*words):
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+
+
+def train(shards, run, *words):
+    return alexstream("train", "--data", shards, "--run", run, "--batch-size", 32, "--log-every", 1, *words)
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run):
+    return [row["loss"] for row in metrics(run) if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(sample_shards, tmp_path_factory):
+    """Two epochs (67 images in batches of 32: 5 steps) on two ranks."""
+    run = tmp_path_factory.mktemp("runs") / "two"
+    return run, train(sample_shards, run, "--epochs", 2)
+
+
+def test_a_step_line_has_loss_speed_and_data_wait(two_ranks):
+    lines = [line for line in two_ranks[1].stderr.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 5
+    assert all("loss" in line and "images/s" in line and "data-wait" in line for line in lines)
+
+
+def test_validation_is_printed_to_stdout(two_ranks):
+    lines = two_ranks[1].stdout.splitlines()
+    assert len(lines) == 2 and all("top-1" in line and "top-5" in line for line in lines)
+
+
+def test_a_run_that_is_resumed_has_the_numbers_of_the_undisturbed_one(two_ranks, sample_shards, tmp_path):
+    train(sample_shards, tmp_path / "run", "--epochs", 1)
+    train(sample_shards, tmp_path / "run", "--epochs", 2, "--resume")
+    assert losses(tmp_path / "run") == losses(two_ranks[0])
+    whole, resumed = (checkpoints.load(run) for run in (two_ranks[0], tmp_path / "run"))
+    for name in whole.parameters:
+        assert torch.equal(whole.parameters[name], resumed.parameters[name]), name
+        assert torch.equal(whole.velocity[name], resumed.velocity[name]), name
+
+
+def test_one_device_has_the_losses_of_two_ranks_and_continues_their_checkpoint(two_ranks, sample_shards, tmp_path):
+    train(sample_shards, tmp_path / "run", "--epochs", 1, "--devices", 1)
+    assert losses(tmp_path / "run") == pytest.approx(losses(two_ranks[0])[:3], rel=1e-4)
+    train(sample_shards, tmp_path / "run", "--epochs", 2, "--devices", 2, "--resume")
+    assert losses(tmp_path / "run") == pytest.approx(losses(two_ranks[0]), rel=1e-3)
+
+
+def test_evaluation_of_the_checkpoint_gives_the_validation_of_the_run(two_ranks, sample_shards):
+    run, _ = two_ranks
+    result = alexstream("evaluate", "--data", sample_shards, "--checkpoint", run, "--json")
+    score, last = json.loads(result.stdout), [r for r in metrics(run) if "validation" in r][-1]["validation"]
+    assert score["num_images"] == last["num_images"] == 16
+    assert score["loss"] == pytest.approx(last["loss"], rel=1e-4)
+    assert score["top1"] == last["top1"]
+
+
+def test_a_rank_that_is_killed_stops_the_run_with_one_line_and_resume_continues(sample_shards, tmp_path):
+    import os
+    import signal
+    import time
+
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards), "--run", str(run)]
+    command += ["--batch-size", "16", "--epochs", "3", "--log-every", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "latest").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ranks = children_running_spawn(process.pid)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    errors = [line for line in stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1 and "rank" in errors[0] and "--resume" in errors[0]
+    subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=300)
+    assert checkpoints.load(run).step == 13  # 3 epochs of 67 images in batches of 16
+
+
+def children_running_spawn(pid):
+    """Process ids of the ranks below a launcher, oldest first."""
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
