@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-COMMAND = re.compile(r"^\s*(?:python cli\.py|cli\.py|alexstream) (.+)$", re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:python cli\.py|cli\.py|alexstream) (?=[a-z])(.+)$", re.MULTILINE)
 COMMANDS = [(page.name, line) for page in PAGES for line in COMMAND.findall(page.read_text())]
 
 

@@ -1,0 +1,47 @@
+"""What a result was measured on: commit, hardware, versions; and where results go."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> str:
+    """One paragraph: commit, cores and model of the CPU, memory, GPUs, versions, date."""
+    commit = _said_by("git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--abbrev=10")
+    model = next((x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), "unknown")
+    memory = next((int(x.split()[1]) // 2**20 for x in _lines("/proc/meminfo") if x.startswith("MemTotal")), 0)
+    gpus = _said_by("nvidia-smi", "-L") or "none"
+    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "nvidia-dali-cuda130", "numpy", "pillow"))
+    return (
+        f"Commit {commit}; {cores()} cores of {model}, {memory} GiB, GPU: {gpus}; "
+        f"Python {platform.python_version()}, {packages}; {datetime.date.today()}."
+    )
+
+
+def result_path(theme: str) -> Path:
+    """``results/THEME_cpu2_2026-11-21.md``: theme, hardware, date."""
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{theme}_cpu{cores()}_{datetime.date.today()}.md"
+
+
+def _said_by(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
