@@ -34,6 +34,9 @@ class _OneLineErrors(click.Group):
             return super().main(*args, standalone_mode=False, **extra)
         try:
             super().main(*args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(2)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "cli.py"
             _fail(f"{error.format_message()} (see: {command} --help)", 2)

@@ -111,6 +111,8 @@ def _open(data: bytes) -> tuple[Image.Image, str, list[str]]:
 def _unidentified(data: bytes, error: Exception) -> BadImageError:
     if isinstance(error, Image.DecompressionBombError):
         return BadImageError("too-large", str(error))
+    if data.startswith(b"\xff\xd8\xff"):
+        return BadImageError("undecodable", "a JPEG with a header that no decoder here reads (12-bit, lossless, no size)")
     return BadImageError("not-an-image", f"no image format recognised (first bytes {data[:8].hex(' ')})")
 
 
