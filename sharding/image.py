@@ -112,7 +112,9 @@ def _unidentified(data: bytes, error: Exception) -> BadImageError:
     if isinstance(error, Image.DecompressionBombError):
         return BadImageError("too-large", str(error))
     if data.startswith(b"\xff\xd8\xff"):
-        return BadImageError("undecodable", "a JPEG with a header that no decoder here reads (12-bit, lossless, no size)")
+        return BadImageError(
+            "undecodable", "a JPEG with a header that no decoder here reads (12-bit, lossless, no size)"
+        )
     return BadImageError("not-an-image", f"no image format recognised (first bytes {data[:8].hex(' ')})")
 
 

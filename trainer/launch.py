@@ -122,6 +122,7 @@ def _device(device_type: str, index: int) -> torch.device:
 
 def _use_device(device_type: str, index: int, count: int) -> None:
     if device_type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
         torch.cuda.set_device(index)
     else:
         torch.set_num_threads(max(1, cores() // count))
