@@ -97,32 +97,58 @@ def main() -> None:
     type=click.IntRange(1, 100),
     help="JPEG quality of the stored images.",
 )
+@click.option(
+    "--on-bad",
+    default="quarantine",
+    show_default=True,
+    type=click.Choice(["quarantine", "fail"]),
+    help="What a file that is no usable image does: go into quarantine.jsonl, or end the conversion.",
+)
+@click.option("--max-bad", default=None, type=click.IntRange(0), help="End the conversion if more files are bad.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; show the plan, the size and the time it would take.")
 @workers_option
 @quiet_option
-def shard(src: Path, out: Path, split: str | None, seed: int, quality: int, workers: int, quiet: bool) -> None:
+def shard(
+    src: Path,
+    out: Path,
+    split: str | None,
+    seed: int,
+    quality: int,
+    on_bad: str,
+    max_bad: int | None,
+    dry_run: bool,
+    workers: int,
+    quiet: bool,
+) -> None:
     """Turn a class-per-folder source into WebDataset shards with exact statistics.
 
     Every image is scaled to 256 pixels on its shorter side, cropped to the central 256x256, stored as JPEG and
     decoded again; files that are no images are listed in quarantine.jsonl with the reason. The bytes written
-    depend on the source, seed and quality alone. Python: sharding.pack.shard_all.
+    depend on the source, seed and quality alone. A conversion that was interrupted or killed is continued by the
+    same command, to the same bytes. Python: sharding.pack.shard_all.
 
     \b
     Examples:
       cli.py shard --src imagenet/ --out shards/              (imagenet/train/n01440764/..., imagenet/val/...)
       cli.py shard --src photos/train --out shards/train --workers 8
+      cli.py shard --src photos/train --out shards/train --dry-run
     """
+    from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe
-    from sharding.pack import describe, shard_all
+    from sharding.pack import ShardRequest, describe, shard_all
 
-    for folder, manifest, worked in shard_all(
-        src,
-        out,
-        split=split,
+    request = ShardRequest(
+        source=src,
+        folder=out,
+        split=split or "",
         seed=seed,
         encode=EncodeRecipe(quality=quality),
         num_workers=workers,
-        quiet=quiet,
-    ):
+        max_bad=0 if on_bad == "fail" else max_bad,
+    )
+    if dry_run:
+        return click.echo(forecast(request))
+    for folder, manifest, worked in shard_all(request, quiet=quiet):
         click.echo(describe(folder, manifest, worked))
 
 

@@ -29,7 +29,7 @@ from pipeline.dataset import open_dataset
 from pipeline.graph import crop_batches
 from pipeline.loader import ShardedData, training_steps
 from sharding.layout import load_manifest, load_stats
-from sharding.pack import shard_all
+from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
 
 BATCH = 128
@@ -45,8 +45,9 @@ def rate(stream: Iterator[object], batches: int) -> float:
 
 def conversion_rate(images: Path, scratch: Path, workers: int) -> float:
     """Images per second of ``shard``, process start included."""
+    request = ShardRequest(source=images, folder=scratch, num_workers=workers)
     start = time.perf_counter()
-    total = sum(m.counts.found for _, m, _ in shard_all(images, scratch, num_workers=workers, quiet=True))
+    total = sum(m.counts.found for _, m, _ in shard_all(request, quiet=True))
     return total / (time.perf_counter() - start)
 
 

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import zipfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sharding.errors import BadImageError
 from sharding.image import PreparedImage, prepare
@@ -46,15 +51,17 @@ class ShardOutcome:
 
 
 def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[ShardOutcome, PixelSums]:
-    """Make and publish one shard; return what became of its files, and its pixel sums.
+    """Make and publish one shard, or find it made by an earlier run; return what became of its files, and its sums.
 
-    ``progress`` is told the number of source files done since its last call.
-
-    Raises OutputError if the output folder refuses to take a file.
+    ``progress`` is told the number of source files done since its last call. Raises OutputError if the output
+    folder refuses to take a file.
     """
+    kept = _kept(job)
+    if kept is not None:
+        progress(len(job.images))
+        return kept
     tar, sums, rows = TarShard(), PixelSums(job.encode.size_px), list[dict[str, Any]]()
     refused: list[dict[str, Any]] = []
-    written_by_class: dict[str, int] = {}
     for image in job.images:
         data = b""
         try:
@@ -66,10 +73,50 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
             member = tar.add(image.key, prepared.jpeg, image.label)
             sums.add(prepared.pixels_HWC)
             rows.append(_catalog_row(image, data, prepared, job.name, member.offset))
-            written_by_class[image.wnid] = written_by_class.get(image.wnid, 0) + 1
         progress(1)
     record = _publish(job, tar, rows) if rows else None
-    return ShardOutcome(record=record, refused=refused, written_by_class=written_by_class), sums
+    written_by_class = dict(Counter(str(row["wnid"]) for row in rows))
+    outcome = ShardOutcome(record=record, refused=refused, written_by_class=written_by_class)
+    publish(job.folder / f"{job.name}.part", _part_bytes(outcome, sums))
+    return outcome, sums
+
+
+def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
+    """The shard as an earlier run left it, if its part was published and its files are still what they were."""
+    path = job.folder / f"{job.name}.part"
+    if not path.is_file():
+        return None
+    try:
+        outcome, sums = _read_part(path.read_bytes(), job.encode.size_px)
+    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile):
+        return None
+    record = outcome.record
+    if record is not None:
+        hashes = {"tar": record.sha256, "idx": record.index_sha256, "parquet": record.catalog_sha256}
+        for extension, expected in hashes.items():
+            file = job.folder / f"{job.name}.{extension}"
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+                return None
+    return outcome, sums
+
+
+def _part_bytes(outcome: ShardOutcome, sums: PixelSums) -> bytes:
+    """A shard's outcome and sums as one ``.npz``: what a later run needs if this one does not reach its end."""
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(asdict(outcome)).encode(), np.uint8)
+    np.savez(buffer, outcome=text, count=sums.num_images, sum_HWC=sums.sum_HWC, product_CC=sums.product_CC)
+    return buffer.getvalue()
+
+
+def _read_part(data: bytes, size_px: int) -> tuple[ShardOutcome, PixelSums]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        raw = json.loads(arrays["outcome"].tobytes())
+        sums = PixelSums(size_px)
+        sums.num_images = int(arrays["count"])
+        sums.sum_HWC += arrays["sum_HWC"]
+        sums.product_CC += arrays["product_CC"]
+    raw["record"] = ShardRecord(**raw["record"]) if raw["record"] else None
+    return ShardOutcome(**raw), sums
 
 
 def _read(path: Path) -> bytes:
@@ -135,5 +182,11 @@ def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
     integers = {"offset", "size", "label", "source_width", "source_height"}
     schema = pa.schema([(c, pa.int64() if c in integers else pa.string()) for c in CATALOG_COLUMNS])
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    readable = [{name: _readable(value) for name, value in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(readable, schema=schema), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _readable(value: Any) -> Any:
+    """File names that are no UTF-8 get backslash escapes: Parquet text must be UTF-8."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

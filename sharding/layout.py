@@ -140,7 +140,7 @@ def shard_name(split: str, index: int) -> str:
 
 def json_bytes(value: Any) -> bytes:
     """Serialise to the one JSON text that equal values always give (sorted keys, two spaces, newline)."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("ascii")
 
 
 def json_digest(value: Any) -> str:
@@ -160,7 +160,8 @@ def publish(path: Path, data: bytes) -> None:
 
     Raises OutputError when the file system refuses (full, read-only, no permission).
     """
-    tmp = path.with_name(path.name + ".tmp")
+    # The process number keeps a worker that outlived its killed parent from writing into its successor's file.
+    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(tmp, "wb") as file:
             file.write(data)

@@ -9,7 +9,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from sharding import layout, sidecars
 from sharding.convert import ShardJob, ShardOutcome, convert_shard
-from sharding.errors import OutputError, SourceError
+from sharding.errors import SourceError
+from sharding.output import claimed, clear_leftovers
 from sharding.plan import num_shards, shuffled, split_evenly
 from sharding.source import SPLITS, Source, list_source, split_folders
 from sharding.stats import PixelSums, summarise
@@ -27,15 +28,21 @@ from sharding.workers import default_workers, run_jobs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRequest:
-    """What ``cli.py shard`` asks for. ``classes`` fixes the label order (say, that of the training split)."""
+    """What ``cli.py shard`` asks for.
+
+    ``split`` empty: all that the source holds, or the source's own name if that is a split's, else ``train``.
+    ``classes`` fixes the label order (say, that of the training split). More than ``max_bad`` refused files end the
+    conversion; None: any number goes into quarantine.
+    """
 
     source: Path
     folder: Path
-    split: str = "train"
+    split: str = ""
     seed: int = 2012
     encode: layout.EncodeRecipe = layout.EncodeRecipe()
     num_workers: int = 0
     classes: tuple[str, ...] | None = None
+    max_bad: int | None = None
 
 
 def shard(request: ShardRequest, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
@@ -44,54 +51,66 @@ def shard(request: ShardRequest, *, quiet: bool = False) -> tuple[layout.Manifes
     The same source, seed and recipe over a finished folder is recognised and left alone. Raises SourceError
     for a source that cannot be used, OutputError for an output folder that holds something else.
     """
+    request = replace(request, split=request.split or "train")
     source = list_source(request.source, request.classes)
     plan_digest = _plan_digest(source, request)
-    finished = _claim(request.folder, plan_digest, request.split)
-    if finished is not None:
-        return finished, False
-    jobs = _jobs(source, request)
-    total = len(source.images)
+    with claimed(request.folder, plan_digest, request.split) as finished:
+        if finished is not None:
+            return finished, False
+        outcomes, sums = _convert(_jobs(source, request), request, quiet=quiet)
+        return _finish(source, request, plan_digest, outcomes, sums), True
+
+
+def _convert(jobs: list[ShardJob], request: ShardRequest, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]:
+    """Run the jobs; shards that an earlier run finished are checked and kept. One shard's sums at a time in memory."""
+    outcomes, sums = [], PixelSums(request.encode.size_px)
+    num_refused = 0
+    workers = min(request.num_workers or default_workers(), len(jobs))
+    total = sum(len(job.images) for job in jobs)
     with tqdm(total=total, unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1) as bar:
-        workers = min(request.num_workers or default_workers(), len(jobs))
-        outcomes, sums = [], PixelSums(request.encode.size_px)
         for outcome, part in run_jobs(convert_shard, jobs, workers, bar.update):
             outcomes.append(outcome)
             sums.merge(part)
-    return _finish(source, request, plan_digest, outcomes, sums), True
+            num_refused += len(outcome.refused)
+            if request.max_bad is not None and num_refused > request.max_bad:
+                raise SourceError(
+                    f"{num_refused} files of {request.source} are no usable images, more than --max-bad "
+                    f"{request.max_bad}; the last: {outcome.refused[-1]['path']} ({outcome.refused[-1]['detail']}). "
+                    "Finished shards are kept: mend the files or raise --max-bad, and run again"
+                )
+    return outcomes, sums
 
 
-def shard_all(
-    source: Path,
-    out: Path,
-    *,
-    split: str | None = None,
-    seed: int = 2012,
-    encode: layout.EncodeRecipe | None = None,
-    num_workers: int = 0,
-    quiet: bool = False,
-) -> Iterator[tuple[Path, layout.Manifest, bool]]:
-    """Convert every split that ``source`` holds and yield (folder, manifest, whether there was work to do).
+def shard_all(request: ShardRequest, *, quiet: bool = False) -> Iterator[tuple[Path, layout.Manifest, bool]]:
+    """Convert every split that the source holds and yield (folder, manifest, whether there was work to do).
 
-    A source with ``train/`` and ``val/`` gives ``out/train`` and ``out/val``, the latter with the former's
-    class order; any other source is one split, written to ``out`` itself. Raises what ``shard`` raises.
+    A source with ``train/`` and ``val/`` gives ``folder/train`` and ``folder/val``, the latter with the former's
+    class order; any other source is one split, written to ``folder`` itself. Raises what ``shard`` raises.
     """
-    splits = split_folders(source)
-    folders = {name: (path, out / name) for name, path in splits.items()}
-    if splits and split is not None:
-        folders = {split: folders[split]} if split in folders else {}
-        if not folders:
-            raise SourceError(f"{source} has {', '.join(splits)}, but not the asked-for --split {split}")
+    for part in split_requests(request):
+        if request.classes is None and part.split != "train" and len(split_folders(request.source)) > 1:
+            part = replace(part, classes=_training_classes(request))
+        manifest, worked = shard(part, quiet=quiet)
+        yield part.folder, manifest, worked
+
+
+def split_requests(request: ShardRequest) -> list[ShardRequest]:
+    """One request for each split that is asked for and there. Raises SourceError if the asked-for one is missing."""
+    splits = split_folders(request.source)
     if not splits:
-        folders = {split or (source.name if source.name in SPLITS else "train"): (source, out)}
-    classes: tuple[str, ...] | None = None
-    for name, (images, folder) in folders.items():
-        request = ShardRequest(
-            source=images, folder=folder, split=name, seed=seed, encode=encode or layout.EncodeRecipe(),
-            num_workers=num_workers, classes=classes,
-        )  # fmt: skip
-        manifest, worked = shard(request, quiet=quiet)
-        classes = manifest.classes
-        yield folder, manifest, worked
+        own = request.source.name if request.source.name in SPLITS else "train"
+        return [replace(request, split=request.split or own)]
+    if request.split and request.split not in splits:
+        raise SourceError(f"{request.source} has {', '.join(splits)}, but not the asked-for --split {request.split}")
+    return [
+        replace(request, source=path, folder=request.folder / name, split=name)
+        for name, path in splits.items()
+        if request.split in ("", name)
+    ]
+
+
+def _training_classes(request: ShardRequest) -> tuple[str, ...]:
+    return list_source(split_folders(request.source)["train"]).classes
 
 
 def describe(folder: Path, manifest: layout.Manifest, worked: bool) -> str:
@@ -129,56 +148,6 @@ def _plan_digest(source: Source, request: ShardRequest) -> str:
     )
 
 
-def _claim(folder: Path, plan_digest: str, split: str) -> layout.Manifest | None:
-    """Take the output folder for this plan, or return the manifest if it is already finished."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"--out {folder} is a file; give a folder")
-    if layout.is_dataset(folder):
-        manifest = layout.load_manifest(folder)
-        if manifest.plan_digest == plan_digest:
-            _check_files(folder, manifest)
-            return manifest
-        raise OutputError(
-            f"--out {folder} holds another data set ({manifest.num_samples} {manifest.split} samples of "
-            f"{manifest.source!r}, digest {manifest.digest[:12]}…); nothing was changed: give another --out"
-        )
-    plan = folder / layout.PLAN
-    if plan.is_file():
-        _check_plan(plan, plan_digest)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"--out {folder} is not empty and holds no data set of alexstream; give another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make --out {folder}: {error.strerror}") from error
-    layout.publish(plan, layout.json_bytes({"schema": layout.SCHEMA, "split": split, "plan": plan_digest}))
-    return None
-
-
-def _check_plan(plan: Path, plan_digest: str) -> None:
-    try:
-        started = json.loads(plan.read_bytes()).get("plan")
-    except (ValueError, AttributeError):
-        started = None
-    if started != plan_digest:
-        raise OutputError(
-            f"--out {plan.parent} holds an unfinished conversion of another source, seed or recipe "
-            f"({plan} differs from this plan); give another --out, or delete the folder"
-        )
-
-
-def _check_files(folder: Path, manifest: layout.Manifest) -> None:
-    for record in manifest.shards:
-        tar = folder / f"{record.name}.tar"
-        size = tar.stat().st_size if tar.is_file() else -1
-        if size != record.num_bytes:
-            found = "is missing" if size < 0 else f"has {size} bytes"
-            raise OutputError(
-                f"--out {folder} is finished by its manifest, but {tar.name} {found}, expected "
-                f"{record.num_bytes} bytes; restore the file, or delete the folder and run again"
-            )
-
-
 def _finish(
     source: Source, request: ShardRequest, plan_digest: str, outcomes: list[ShardOutcome], sums: PixelSums
 ) -> layout.Manifest:
@@ -195,7 +164,7 @@ def _finish(
     layout.save_stats(request.folder, summarise(sums, manifest.digest), sums.mean_image())
     sidecars.write(request.folder, manifest)
     layout.save_manifest(request.folder, manifest)
-    (request.folder / layout.PLAN).unlink()
+    clear_leftovers(request.folder)
     return manifest
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +18,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Work = Callable[[Job, Callable[[int], None]], Result]
 
-_done: Any = None  # in a worker: the shared count of finished items
+_done: Any = None  # in a worker: the shared count of finished items ...
+_stop: Any = None  # ... and the shared flag that ends a job before its time
 
 
 def default_workers() -> int:
@@ -32,9 +36,10 @@ def run_jobs(
     AlexstreamError if a worker process dies, and whatever a job raises.
     """
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    counter, stop = context.Value("q", 0), context.Value("b", 0)
     seen = 0
-    with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=(counter,)) as pool:
+    shared = (counter, stop, os.getpid())
+    with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=shared) as pool:
         futures = [pool.submit(_call, work, job) for job in jobs]
         try:
             for future in futures:
@@ -51,12 +56,26 @@ def run_jobs(
                 f"run the same command again, with fewer --workers than {num_workers} if memory was short"
             ) from error
         finally:
+            stop.value = 1
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _attach(counter: Any) -> None:
-    global _done
-    _done = counter
+class _StoppedError(Exception):
+    """The parent needs no more results."""
+
+
+def _attach(counter: Any, stop: Any, parent: int) -> None:
+    global _done, _stop
+    _done, _stop = counter, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+
+
+def _die_with_parent(parent: int) -> None:
+    """A worker whose parent was killed must not go on writing beside the run that comes next."""
+    while os.getppid() == parent:
+        time.sleep(0.1)
+    os._exit(1)
 
 
 def _call(work: Work[Job, Result], job: Job) -> Result:
@@ -66,3 +85,5 @@ def _call(work: Work[Job, Result], job: Job) -> Result:
 def _advance(count: int) -> None:
     with _done.get_lock():
         _done.value += count
+    if _stop.value:
+        raise _StoppedError

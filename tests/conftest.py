@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sharding.pack import shard_all
+from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ def sample_images(tmp_path_factory):
 def sample_shards(sample_images, tmp_path_factory):
     """``sample_images`` as DATASET v1: ``train/`` and ``val/``."""
     folder = tmp_path_factory.mktemp("shards")
-    list(shard_all(sample_images, folder, quiet=True))
+    list(shard_all(ShardRequest(source=sample_images, folder=folder), quiet=True))
     return folder
 
 
@@ -39,7 +39,7 @@ def position_cards(tmp_path_factory):
         for i in range(64):
             card = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(100 + i)), axis=-1)
             Image.fromarray(card).save(source / f"class{label}" / f"{i:03d}.png")
-    list(shard_all(source, folder, quiet=True))
+    list(shard_all(ShardRequest(source=source, folder=folder), quiet=True))
     return folder
 
 

@@ -190,14 +190,16 @@ def test_a_source_without_one_usable_image_is_an_error_that_says_where_the_reaso
     (tmp_path / "src" / "a").mkdir(parents=True)
     (tmp_path / "src" / "a" / "x.jpg").write_bytes(b"nope")
     with pytest.raises(SourceError, match=r"quarantine\.jsonl"):
-        list(shard_all(tmp_path / "src", tmp_path / "out", quiet=True))
+        list(shard_all(ShardRequest(source=tmp_path / "src", folder=tmp_path / "out"), quiet=True))
 
 
 def test_validation_takes_its_labels_from_training(tmp_path):
     for path, colour in (("train/a", 10), ("train/b", 20), ("val/b", 30)):
         (tmp_path / "src" / path).mkdir(parents=True)
         Image.new("RGB", (256, 256), (colour,) * 3).save(tmp_path / "src" / path / "x.png")
-    (_, train, _), (folder, val, _) = shard_all(tmp_path / "src", tmp_path / "out", quiet=True)
+    (_, train, _), (folder, val, _) = shard_all(
+        ShardRequest(source=tmp_path / "src", folder=tmp_path / "out"), quiet=True
+    )
     assert val.classes == train.classes == ("a", "b")
     assert list(layout.load_catalog(folder, val, ("label",))["label"]) == [1]
 
