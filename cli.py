@@ -154,6 +154,52 @@ def shard(
 
 @main.command()
 @click.argument("data", type=FOLDER)
+@click.option("--fast", is_flag=True, help="Sizes and hashes only; no sample is decoded.")
+@workers_option
+@quiet_option
+def verify(data: Path, fast: bool, workers: int, quiet: bool) -> None:
+    """Prove a data set again: hashes, indexes against the tars, every sample, labels, keys, statistics.
+
+    Every split in DATA is verified. Exit code 1 if anything is not as it should be; each finding names the file.
+    Python: sharding.verify.verify.
+
+    \b
+    Examples:
+      cli.py verify shards/
+      cli.py verify shards/train --fast
+    """
+    from sharding.layout import split_folders_of
+    from sharding.verify import verify as prove
+
+    verdicts = [prove(folder, fast=fast, num_workers=workers, quiet=quiet) for folder in split_folders_of(data)]
+    for verdict in verdicts:
+        click.echo(verdict.lines())
+    if any(verdict.findings for verdict in verdicts):
+        raise DatasetError(f"{data} is not intact; restore the files named above, or shard the source again")
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a split.")
+def info(data: Path, as_json: bool) -> None:
+    """Say what a data set is: counts, classes, recipe, size, what was refused and why. Reads no shard.
+
+    Python: sharding.describe.describe.
+
+    \b
+    Examples:
+      cli.py info shards/
+      cli.py info shards/train --json
+    """
+    from sharding.describe import describe, facts
+    from sharding.layout import split_folders_of
+
+    for folder in split_folders_of(data):
+        click.echo(json.dumps(facts(folder)) if as_json else describe(folder))
+
+
+@main.command()
+@click.argument("data", type=FOLDER)
 @click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option(
@@ -234,7 +280,7 @@ def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int
     type=click.Choice(["paper", "none"]),
     help="Crop, flip and lighting, or the centre crop alone.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of weights, order, augmentation and dropout.")
+@click.option("--seed", default=1, show_default=True, help="Seed of weights, order, augmentation and dropout.")
 @click.option(
     "--threads",
     default=0,

@@ -34,7 +34,7 @@ class ShardedData:
     train: Path
     val: Path | None = None
     batch_size: int = 128
-    seed: int = 0
+    seed: int = 1
     augmentation: str = "paper"
     num_threads: int = 1
     prefetch: int = 2

@@ -11,6 +11,7 @@ from sharding.image import prepare
 from sharding.pack import ShardRequest, split_requests
 from sharding.plan import num_shards, shuffled
 from sharding.source import Source, list_source
+from sharding.stats import PixelSums
 from sharding.tar import BLOCK
 from sharding.workers import default_workers
 
@@ -45,11 +46,13 @@ def _measure(source: Source, request: ShardRequest) -> tuple[float, float, int, 
     """Bytes in the tar and seconds for one file, bad files, and files tried."""
     first = shuffled([image.key for image in source.images], request.seed)[:SAMPLE_IMAGES]
     num_bytes = num_bad = 0
+    sums = PixelSums(request.encode.size_px)
     start = time.perf_counter()
     for i in first:
         try:
-            jpeg = prepare((source.root / source.images[i].path).read_bytes(), request.encode).jpeg
-            num_bytes += 3 * BLOCK + len(jpeg) + -len(jpeg) % BLOCK  # two headers, and the label's block
+            prepared = prepare((source.root / source.images[i].path).read_bytes(), request.encode)
+            sums.add(prepared.pixels_HWC)
+            num_bytes += 3 * BLOCK + len(prepared.jpeg) + -len(prepared.jpeg) % BLOCK  # two headers, the label
         except (BadImageError, OSError):
             num_bad += 1
     return num_bytes / len(first), (time.perf_counter() - start) / len(first), num_bad, len(first)

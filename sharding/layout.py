@@ -85,6 +85,7 @@ class Manifest:
     source: str
     classes: tuple[str, ...]
     shards: tuple[ShardRecord, ...]
+    quarantine_sha256: str
     counts: Counts
     counts_by_class: dict[str, Counts] = field(default_factory=dict)
     tool: dict[str, str] = field(default_factory=dict)
@@ -177,7 +178,7 @@ def publish(path: Path, data: bytes) -> None:
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, which declares the folder complete."""
-    publish(folder / MANIFEST, json_bytes({"schema": SCHEMA, **asdict(manifest), "digest": manifest.digest}))
+    _save_checked(folder / MANIFEST, {**asdict(manifest), "digest": manifest.digest})
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -186,10 +187,8 @@ def load_manifest(folder: Path) -> Manifest:
     Raises DatasetError if it is missing, of another schema, malformed, or contradicts its own digest.
     """
     path = folder / MANIFEST
-    raw = _read_json(path, missing=f"{folder} is no finished data set ({MANIFEST} is missing); make one with: "
+    raw = _load_checked(path, missing=f"{folder} is no finished data set ({MANIFEST} is missing); make one with: "
                      f"cli.py shard --src IMAGES --out {folder}")  # fmt: skip
-    if raw.pop("schema", None) != SCHEMA:
-        raise DatasetError(f"{path}: not of schema {SCHEMA}; shard the source again with this version")
     try:
         digest = raw.pop("digest")
         raw["encode"] = EncodeRecipe(**raw["encode"])
@@ -211,7 +210,7 @@ def load_manifest(folder: Path) -> Manifest:
 def save_stats(folder: Path, stats: DatasetStats, mean_image_HWC: NDArray[np.float64]) -> None:
     """Write ``mean.npy`` and ``stats.json`` (last, since it holds the hash of the first)."""
     publish(folder / MEAN, npy_bytes(mean_image_HWC))
-    publish(folder / STATS, json_bytes({"schema": SCHEMA, **asdict(stats)}))
+    _save_checked(folder / STATS, asdict(stats))
 
 
 def load_stats(folder: Path, manifest: Manifest) -> DatasetStats:
@@ -221,8 +220,7 @@ def load_stats(folder: Path, manifest: Manifest) -> DatasetStats:
     """
     path = folder / STATS
     remedy = f"shard the source again, or restore the {STATS} that belongs to this folder"
-    raw = _read_json(path, missing=f"{folder} has no {STATS}; {remedy}")
-    raw.pop("schema", None)
+    raw = _load_checked(path, missing=f"{folder} has no {STATS}; {remedy}")
     try:
         stats = DatasetStats(**{k: _tupled(v) for k, v in raw.items()})
     except TypeError as error:
@@ -288,7 +286,28 @@ def find_split(folder: Path, split: str) -> Path | None:
     return folder / split if is_dataset(folder / split) else None
 
 
-def _read_json(path: Path, *, missing: str) -> dict[str, Any]:
+def split_folders_of(folder: Path) -> list[Path]:
+    """The split folders in ``folder``: itself, or those of its children that hold a manifest, training first.
+
+    Raises DatasetError if there is none.
+    """
+    if is_dataset(folder):
+        return [folder]
+    order = {"train": "0", "val": "1"}
+    children = [path for path in folder.iterdir() if is_dataset(path)] if folder.is_dir() else []
+    if not children:
+        load_manifest(folder)  # raises, and says how to make one
+    return sorted(children, key=lambda path: order.get(path.name, path.name))
+
+
+def _save_checked(path: Path, fields: dict[str, Any]) -> None:
+    """Write a JSON object with its schema and the checksum of everything else in it."""
+    content = {"schema": SCHEMA, **fields}
+    publish(path, json_bytes({**content, "checksum": json_digest(content)}))
+
+
+def _load_checked(path: Path, *, missing: str) -> dict[str, Any]:
+    """The fields that ``_save_checked`` wrote. Raises DatasetError for a missing, foreign or changed file."""
     if not path.is_file():
         raise DatasetError(missing)
     try:
@@ -297,6 +316,15 @@ def _read_json(path: Path, *, missing: str) -> dict[str, Any]:
         raise DatasetError(f"{path}: not valid JSON ({error}); shard the source again") from error
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: expected a JSON object; shard the source again")
+    if raw.get("schema") != SCHEMA:
+        raise DatasetError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA!r}; shard the source again")
+    checksum = raw.pop("checksum", None)
+    if checksum != json_digest(raw):
+        raise DatasetError(
+            f"{path}: was changed after it was written (its checksum is {str(checksum)[:12]}…, its content gives "
+            f"{json_digest(raw)[:12]}…); restore it, or shard the source again"
+        )
+    del raw["schema"]
     return raw
 
 

@@ -5,6 +5,7 @@ The only module of the stage that knows the whole order of events. Called by the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections import Counter
@@ -154,13 +155,15 @@ def _finish(
     refused = sorted((row for o in outcomes for row in o.refused), key=lambda row: str(row["path"]))
     left_out = [{"outcome": "quarantined", **row} for row in refused]
     left_out += [{"outcome": "excluded", "path": path, "reason": why} for path, why in source.excluded]
-    layout.publish(request.folder / layout.QUARANTINE, _json_lines(left_out))
+    quarantine = _json_lines(left_out)
+    layout.publish(request.folder / layout.QUARANTINE, quarantine)
     if sums.num_images == 0:
         raise SourceError(
             f"{source.root}: none of the {len(source.images)} files is a usable image; "
             f"see {request.folder / layout.QUARANTINE} for the reasons"
         )
     manifest = _manifest(source, request, plan_digest, outcomes, refused)
+    manifest = replace(manifest, quarantine_sha256=hashlib.sha256(quarantine).hexdigest())
     layout.save_stats(request.folder, summarise(sums, manifest.digest), sums.mean_image())
     sidecars.write(request.folder, manifest)
     layout.save_manifest(request.folder, manifest)
@@ -198,6 +201,7 @@ def _manifest(
         source=source.root.resolve().name,
         classes=source.classes,
         shards=tuple(o.record for o in outcomes if o.record is not None),
+        quarantine_sha256="",
         counts=layout.Counts(
             found=len(source.images) + len(source.excluded),
             written=written.total(),

@@ -29,16 +29,24 @@ Read it with webdataset (`{split}-{{000000..{last}}}.tar`), with DALI (`fn.reade
 
 def write(folder: Path, manifest: layout.Manifest) -> None:
     """Write ``classes.json``, the wids index, timm's ``_info.json`` and the card."""
+    for name, data in contents(manifest).items():
+        layout.publish(folder / name, data)
+
+
+def contents(manifest: layout.Manifest) -> dict[str, bytes]:
+    """File name → content: all of it follows from the manifest, so that it can be checked against it."""
     classes = [{"index": i, "wnid": wnid} for i, wnid in enumerate(manifest.classes)]
-    layout.publish(folder / layout.CLASSES, layout.json_bytes(classes))
     shards = [
         {"url": f"{s.name}.tar", "nsamples": s.num_samples, "filesize": s.num_bytes, "md5sum": s.md5}
         for s in manifest.shards
     ]
     wids = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": manifest.split, "shardlist": shards}
-    layout.publish(folder / f"{manifest.split}.json", layout.json_bytes(wids))
-    layout.publish(folder / layout.TIMM_INFO, layout.json_bytes(_timm_info(manifest)))
-    layout.publish(folder / layout.CARD, _card(manifest).encode())
+    return {
+        layout.CLASSES: layout.json_bytes(classes),
+        f"{manifest.split}.json": layout.json_bytes(wids),
+        layout.TIMM_INFO: layout.json_bytes(_timm_info(manifest)),
+        layout.CARD: _card(manifest).encode(),
+    }
 
 
 def _timm_info(manifest: layout.Manifest) -> dict[str, object]:

@@ -166,7 +166,8 @@ def test_a_changed_mean_image_is_refused(copy):
 def test_a_manifest_that_contradicts_its_digest_is_refused(copy):
     raw = json.loads((copy / layout.MANIFEST).read_text())
     raw["shards"][0]["sha256"] = "0" * 64
-    (copy / layout.MANIFEST).write_text(json.dumps(raw))
+    del raw["checksum"]
+    (copy / layout.MANIFEST).write_text(json.dumps({**raw, "checksum": layout.json_digest(raw)}))
     with pytest.raises(DatasetError, match="digest"):
         facts(copy)
 

@@ -1,8 +1,10 @@
 """A whole conversion: every file accounted for, the same bytes for any worker count, readable by others."""
 
+import dataclasses
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -211,13 +213,12 @@ def test_recomputed_statistics_equal_the_stored_ones_to_the_bit(train):
 
 
 def test_recomputation_notices_statistics_that_are_off_by_one_bit(sample_shards, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(sample_shards / "val", folder)
-    raw = json.loads((folder / layout.STATS).read_text())
-    raw["eigenvalues_01"][2] = float(np.nextafter(raw["eigenvalues_01"][2], 1))
-    (folder / layout.STATS).write_text(json.dumps(raw))
+    stats = layout.load_stats(folder, layout.load_manifest(folder))
+    *first, last = stats.eigenvalues_01
+    wrong = dataclasses.replace(stats, eigenvalues_01=(*first, float(np.nextafter(last, 1))))
+    layout.save_stats(folder, wrong, layout.load_mean_image(folder, stats))
     assert check_stats(folder, quiet=True).differing == ("eigenvalues_01",)
 
 
