@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sharding.errors import AlexstreamError
@@ -40,7 +41,8 @@ def run_jobs(
     seen = 0
     shared = (counter, stop, os.getpid())
     with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=shared) as pool:
-        futures = [pool.submit(_call, work, job) for job in jobs]
+        with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
+            futures = [pool.submit(_call, work, job) for job in jobs]
         try:
             for future in futures:
                 while not future.done():
@@ -57,7 +59,16 @@ def run_jobs(
             ) from error
         finally:
             stop.value = 1
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _StoppedError(Exception):
@@ -67,7 +78,6 @@ class _StoppedError(Exception):
 def _attach(counter: Any, stop: Any, parent: int) -> None:
     global _done, _stop
     _done, _stop = counter, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
 

@@ -13,6 +13,14 @@ from sharding.sample_set import write_sample_set
 ROOT = Path(__file__).parent.parent
 
 
+def children(pid):
+    """Process ids of a process's children, oldest first; empty if it is gone."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 @pytest.fixture(scope="session")
 def sample_images(tmp_path_factory):
     """The sample set in small: 8 classes, 8 + 2 images each, odd files among them."""

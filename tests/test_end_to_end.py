@@ -1,13 +1,17 @@
 """shard → stats → train → evaluate as a user calls them, in real processes: two gloo ranks, one device, resume."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, children
 from trainer import checkpoint as checkpoints
 
 
@@ -73,10 +77,6 @@ def test_evaluation_of_the_checkpoint_gives_the_validation_of_the_run(two_ranks,
 
 
 def test_a_rank_that_is_killed_stops_the_run_with_one_line_and_resume_continues(sample_shards, tmp_path):
-    import os
-    import signal
-    import time
-
     run = tmp_path / "run"
     command = [sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards), "--run", str(run)]
     command += ["--batch-size", "16", "--epochs", "3", "--log-every", "1"]
@@ -84,7 +84,7 @@ def test_a_rank_that_is_killed_stops_the_run_with_one_line_and_resume_continues(
     deadline = time.monotonic() + 120
     while not (run / "latest").is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
-    ranks = children_running_spawn(process.pid)
+    ranks = [pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
@@ -93,9 +93,3 @@ def test_a_rank_that_is_killed_stops_the_run_with_one_line_and_resume_continues(
     assert len(errors) == 1 and "rank" in errors[0] and "--resume" in errors[0]
     subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=300)
     assert checkpoints.load(run).step == 13  # 3 epochs of 67 images in batches of 16
-
-
-def children_running_spawn(pid):
-    """Process ids of the ranks below a launcher, oldest first."""
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]

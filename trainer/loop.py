@@ -19,7 +19,7 @@ from trainer import checkpoint as checkpoints
 from trainer.checkpoint import Checkpoint, Tensors
 from trainer.errors import TrainError
 from trainer.evaluate import Score, evaluate
-from trainer.geometry import cut, initial_parameters, join
+from trainer.geometry import cut, initial_parameters, join, num_parameters
 from trainer.launch import Rank
 from trainer.model import AlexNet
 from trainer.recipe import Recipe
@@ -106,6 +106,7 @@ class Trainer:
         torch.use_deterministic_algorithms(True)
         columns = self.rank.columns
         batches = self.data.training(self.step, columns.part, columns.exchange, self.rank.device)
+        self.report.say(self._opening())
         if len(self.errors) >= self.options.epochs:
             self.report.say(
                 f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True
@@ -116,6 +117,16 @@ class Trainer:
             while self.step < last_step(epoch + 1, self.facts):
                 self._one_step(batches, epoch, rate, meter)
             self._end_epoch(epoch, rate)
+
+    def _opening(self) -> str:
+        facts, columns = self.facts, self.rank.columns
+        ranks = "1 process holds both columns" if columns.count == 1 else f"{columns.count} ranks, one column each"
+        backend = "" if columns.group is None else f" ({dist.get_backend(columns.group)})"
+        return (
+            f"{ranks}, on {self.rank.device.type}{backend}; {num_parameters(len(facts.classes)):,} parameters; "
+            f"{facts.num_train:,} training and {facts.num_val:,} validation images of {len(facts.classes)} classes; "
+            f"augmentation {facts.augmentation}; from step {self.step} to {last_step(self.options.epochs, facts)}"
+        )
 
     def _one_step(self, batches: object, epoch: int, rate: float, meter: Meter) -> None:
         start = time.perf_counter()

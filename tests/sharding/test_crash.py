@@ -17,7 +17,7 @@ from sharding.errors import OutputError, SourceError
 from sharding.pack import ShardRequest, shard
 from sharding.sample_set import write_sample_set
 from sharding.verify import verify
-from tests.conftest import ROOT
+from tests.conftest import ROOT, children
 
 
 def hashes(folder):
@@ -29,9 +29,11 @@ def start(source, folder):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def children(pid):
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
-    return [int(line) for line in found.stdout.split()]
+def finish(source, folder):
+    """Run a conversion to its end."""
+    process = start(source, folder)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
 
 
 def kill_at_random(source, folder, times, seed):
@@ -47,9 +49,7 @@ def kill_at_random(source, folder, times, seed):
             except ProcessLookupError:
                 continue
         process.communicate(timeout=60)
-    final = start(source, folder)
-    _, stderr = final.communicate(timeout=120)
-    assert final.returncode == 0, stderr
+    finish(source, folder)
 
 
 def check_killed_conversion(source, tmp_path, times, seed):
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_a_conversion_with_one_line_and_loses_nothing(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130 and len(stderr.strip().splitlines()) == 1, stderr
-    assert start(tmp_path / "images" / "train", tmp_path / "out").wait(60) == 0
+    finish(tmp_path / "images" / "train", tmp_path / "out")
 
 
 def test_more_bad_files_than_allowed_end_the_conversion_and_keep_what_is_done(sample_images, tmp_path):
@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_clear_line_and_finished_shards_stay(tmp_path):
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 1 and "No space left" in stderr and len(stderr.strip().splitlines()) == 1, stderr
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        assert start(tmp_path / "images" / "train", disk / "out").wait(60) == 0
+        finish(tmp_path / "images" / "train", disk / "out")
         assert not verify(disk / "out", quiet=True).findings
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -84,7 +84,7 @@ def consistent_damage(copy, old, new):
 
 
 def test_a_wrong_label_under_right_hashes_is_found_by_the_full_check(copy):
-    consistent_damage(copy, b"0003", b"0004")
+    consistent_damage(copy, b"0003" + bytes(508), b"0004" + bytes(508))
     found = findings(copy)
     assert "the catalog says" in found["train-000000.tar"]
 
