@@ -135,7 +135,7 @@ def shard(
     """
     from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe
-    from sharding.pack import ShardRequest, describe, shard_all
+    from sharding.pack import ShardRequest, shard_all, summary
 
     request = ShardRequest(
         source=src,
@@ -149,7 +149,7 @@ def shard(
     if dry_run:
         return click.echo(forecast(request))
     for folder, manifest, worked in shard_all(request, quiet=quiet):
-        click.echo(describe(folder, manifest, worked))
+        click.echo(summary(folder, manifest, worked))
 
 
 @main.command()

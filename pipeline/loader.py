@@ -108,7 +108,7 @@ class ShardedData:
         try:
             yield from crops
         except RuntimeError as error:
-            raise StreamError(f"{data.folder}: {_first_line(error)}; check it with: cli.py stats") from error
+            raise StreamError(f"{data.folder}: {_first_line(error)}; find the damage with: cli.py verify") from error
 
 
 def training_steps(

@@ -114,7 +114,7 @@ def _training_classes(request: ShardRequest) -> tuple[str, ...]:
     return list_source(split_folders(request.source)["train"]).classes
 
 
-def describe(folder: Path, manifest: layout.Manifest, worked: bool) -> str:
+def summary(folder: Path, manifest: layout.Manifest, worked: bool) -> str:
     """Two lines for a person: what is in ``folder`` and that the audit closes."""
     c = manifest.counts
     size = sum(s.num_bytes for s in manifest.shards) / 2**20
