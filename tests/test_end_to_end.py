@@ -76,6 +76,31 @@ def test_evaluation_of_the_checkpoint_gives_the_validation_of_the_run(two_ranks,
     assert score["top1"] == last["top1"]
 
 
+def runs(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ranks_end_when_their_launcher_is_killed_even_where_interrupts_are_ignored(sample_shards, tmp_path):
+    """As under nohup, where SIGINT, torch's own way to end ranks, has no effect."""
+    command = ["nohup", sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards)]
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command, "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ranks = children(process.pid)
+    assert len(ranks) >= 2
+    process.kill()
+    process.wait()
+    while any(map(runs, ranks)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(runs, ranks))
+
+
 def test_a_rank_that_is_killed_stops_the_run_with_one_line_and_resume_continues(sample_shards, tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards), "--run", str(run)]

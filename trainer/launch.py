@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,17 +66,20 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
     """
     if num_devices == 1:
         _use_device(device_type, 0, 1)
-        work(
-            Rank(columns=Columns(), device=_device(device_type, 0)),
-            *args,
-        )
+        work(Rank(columns=Columns(), device=_device(device_type, 0)), *args)
         return
     with tempfile.TemporaryDirectory(prefix="alexstream-") as meeting:
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it tells is told below
         messages = multiprocessing.get_context("spawn").SimpleQueue()
-        entry = (f"file://{meeting}/ranks", num_devices, device_type, messages, work, args)
+        call = _Call(
+            meeting=f"file://{meeting}/ranks",
+            count=num_devices,
+            device_type=device_type,
+            launcher=os.getpid(),
+            work=work,
+        )
         try:
-            start_processes(_enter, entry, nprocs=num_devices, start_method="spawn")  # type: ignore[no-untyped-call]
+            start_processes(_enter, (call, messages, args), nprocs=num_devices, start_method="spawn")  # type: ignore[no-untyped-call]
         except ProcessExitedException as error:
             if not messages.empty():
                 raise TrainError(messages.get()) from None
@@ -84,36 +89,46 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
             ) from None
 
 
-def _enter(
-    index: int,
-    meeting: str,
-    count: int,
-    device_type: str,
-    messages: Any,
-    work: Callable[..., None],
-    args: Any,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """What every rank of a run is told: where to meet, how many, on what, by whom, to do what."""
+
+    meeting: str
+    count: int
+    device_type: str
+    launcher: int
+    work: Callable[..., None]
+
+
+def _enter(index: int, call: _Call, messages: Any, args: tuple[Any, ...]) -> None:
     """A rank's process: join the others, work, leave. Expected errors go to the parent as one line."""
+    threading.Thread(target=_die_with, args=(call.launcher,), daemon=True).start()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
-    _use_device(device_type, index, count)
-    backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=meeting, rank=index, world_size=count)
+    _use_device(call.device_type, index, call.count)
+    backend = "nccl" if call.device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=call.meeting, rank=index, world_size=call.count)
     try:
-        mesh = init_device_mesh(device_type, (count // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("replica", "column"))
+        mesh = init_device_mesh(
+            call.device_type, (call.count // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("replica", "column")
+        )
         columns = Columns(
             index=mesh.get_local_rank("column"),
             count=NUM_COLUMNS,
             group=mesh.get_group("column"),
             data_group=dist.new_group(),
         )
-        work(
-            Rank(columns=columns, device=_device(device_type, index)),
-            *args,
-        )
+        call.work(Rank(columns=columns, device=_device(call.device_type, index)), *args)
     except AlexstreamError as error:
         messages.put(str(error))
         sys.exit(1)
     dist.destroy_process_group()
+
+
+def _die_with(parent: int) -> None:
+    """A rank whose launcher was killed ends too: nobody would read its results or stop it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _device(device_type: str, index: int) -> torch.device:

@@ -108,6 +108,10 @@ def test_tar_members_carry_nothing_of_this_machine(train):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its tars open
 def test_webdataset_reads_every_sample(train):
+    check_webdataset_reads(train)
+
+
+def check_webdataset_reads(train):
     manifest = layout.load_manifest(train)
     rows = layout.load_catalog(train, manifest, ("key", "label", "stored_sha256"))
     urls = [str(train / f"{s.name}.tar") for s in manifest.shards]
@@ -118,6 +122,10 @@ def test_webdataset_reads_every_sample(train):
 
 
 def test_dali_webdataset_reader_reads_every_sample_through_our_index(train):
+    check_dali_reads(train)
+
+
+def check_dali_reads(train):
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
 
@@ -222,6 +230,7 @@ def test_recomputation_notices_statistics_that_are_off_by_one_bit(sample_shards,
     assert check_stats(folder, quiet=True).differing == ("eigenvalues_01",)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 def test_500_real_imagenet_jpegs_are_written_and_none_lost(real_images, tmp_path):
     request = ShardRequest(source=real_images / "imagenet-sample" / "train", folder=tmp_path / "x", num_workers=2)
     manifest, _ = shard(request, quiet=True)
@@ -230,3 +239,5 @@ def test_500_real_imagenet_jpegs_are_written_and_none_lost(real_images, tmp_path
     assert "was L" in set(notes), "grayscale images are among them"
     shard(ShardRequest(source=request.source, folder=tmp_path / "y", num_workers=1), quiet=True)
     assert hashes(tmp_path / "x") == hashes(tmp_path / "y")
+    check_webdataset_reads(tmp_path / "x")
+    check_dali_reads(tmp_path / "x")
