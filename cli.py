@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr
 
 
 class _OneLineErrors(click.Group):
-    """Expected errors become one line on stderr: exit code 1, or 2 for a wrong command line, 130 for Ctrl-C.
+    """Expected errors become one line on stderr: exit code 1; 2: wrong command line; 130: Ctrl-C or SIGTERM.
 
     Programming errors keep their traceback.
     """
@@ -32,6 +33,7 @@ class _OneLineErrors(click.Group):
         """Run the command line."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
         try:
             super().main(*args, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:

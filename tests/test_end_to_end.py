@@ -84,7 +84,8 @@ def runs(pid):
         return False
 
 
-def test_ranks_end_when_their_launcher_is_killed_even_where_interrupts_are_ignored(sample_shards, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_ranks_end_with_their_launcher_even_where_interrupts_are_ignored(sample_shards, tmp_path, sent):
     """As under nohup, where SIGINT, torch's own way to end ranks, has no effect."""
     command = ["nohup", sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards)]
     command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command, "--run", str(tmp_path / "run")]
@@ -94,8 +95,8 @@ def test_ranks_end_when_their_launcher_is_killed_even_where_interrupts_are_ignor
         time.sleep(0.1)
     ranks = children(process.pid)
     assert len(ranks) >= 2
-    process.kill()
-    process.wait()
+    process.send_signal(sent)
+    assert process.wait(30) == (-signal.SIGKILL if sent == signal.SIGKILL else 130)
     while any(map(runs, ranks)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(runs, ranks))

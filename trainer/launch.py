@@ -79,7 +79,10 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
             work=work,
         )
         try:
-            start_processes(_enter, (call, messages, args), nprocs=num_devices, start_method="spawn")  # type: ignore[no-untyped-call]
+            # Daemons, so that an interrupt of this process alone ends them too instead of waiting for them.
+            start_processes(  # type: ignore[no-untyped-call]
+                _enter, (call, messages, args), nprocs=num_devices, daemon=True, start_method="spawn"
+            )
         except ProcessExitedException as error:
             if not messages.empty():
                 raise TrainError(messages.get()) from None
