@@ -55,10 +55,11 @@ def _fail(message: str, exit_code: int) -> None:
     sys.exit(exit_code)
 
 
-def _resolve(data: Path, split: str) -> Path:
-    from sharding.layout import find_split, load_manifest
+def _resolve(data: Path, split: str, *, any_split: bool = False) -> Path:
+    """The folder of a split in ``data``; ``any_split``: a data set named outright is taken whatever its split."""
+    from sharding.layout import find_split, is_dataset, load_manifest
 
-    found = find_split(data, split)
+    found = data if any_split and is_dataset(data) else find_split(data, split)
     if found is None:
         load_manifest(data)  # says what is wrong if there is no data set at all
         raise DatasetError(f"{data} holds no split {split!r}; make it with: cli.py shard --split {split}")
@@ -202,7 +203,12 @@ def info(data: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("data", type=FOLDER)
-@click.option("--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]))
+@click.option(
+    "--split",
+    default=None,
+    type=click.Choice(["train", "val", "test"]),
+    help="Which split of DATA [default: DATA itself if it is one, else train].",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option(
     "--plot",
@@ -211,7 +217,7 @@ def info(data: Path, as_json: bool) -> None:
 )
 @workers_option
 @quiet_option
-def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int, quiet: bool) -> None:
+def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, workers: int, quiet: bool) -> None:
     """Show the statistics of a data set, recomputed from its shards and compared to the bit.
 
     Exit code 1 if anything differs. Python: sharding.recompute.check_stats.
@@ -225,7 +231,7 @@ def stats(data: Path, split: str, as_json: bool, plot: Path | None, workers: int
     from sharding.plots import save_stats_picture, stats_json, stats_table
     from sharding.recompute import check_stats
 
-    check = check_stats(_resolve(data, split), num_workers=workers, quiet=quiet)
+    check = check_stats(_resolve(data, split or "train", any_split=split is None), num_workers=workers, quiet=quiet)
     click.echo(json.dumps(stats_json(check), indent=2) if as_json else stats_table(check))
     if plot is not None:
         save_stats_picture(check.stored, check.mean_image_HWC, plot)
@@ -335,6 +341,10 @@ def train(
     from trainer.recipe import Recipe
 
     device_type = launch.choose_device_type(devices, device)
+    if device_type == "cpu" and device == "auto" and launch.num_gpus():
+        click.echo(
+            f"note: {launch.num_gpus()} GPU here, {devices} wanted, so the CPU is used; try --devices 1", err=True
+        )
     stream = _stream(
         data,
         val,
@@ -431,19 +441,7 @@ def demo(out: Path, epochs: int) -> None:
         ["sample", "--out", images],
         ["shard", "--src", images, "--out", shards],
         ["stats", shards, "--plot", str(out / "stats.png")],
-        [
-            "train",
-            "--data",
-            shards,
-            "--run",
-            run,
-            "--epochs",
-            str(epochs),
-            "--batch-size",
-            "32",
-            "--log-every",
-            "5",
-        ],
+        ["train", "--data", shards, "--run", run, "--epochs", str(epochs), *["--batch-size", "32", "--log-every", "5"]],
     ]
     for step in steps:
         click.secho(f"\n$ alexstream {' '.join(step)}", bold=True)
@@ -478,7 +476,9 @@ def _stream(data: Path, val: Path | None, **options: Any) -> Any:
     from pipeline.loader import ShardedData
 
     train = _resolve(data, "train")
-    return ShardedData(train=train, val=_sibling(data, "val") if val is None else _resolve(val, "val"), **options)
+    return ShardedData(
+        train=train, val=_sibling(data, "val") if val is None else _resolve(val, "val", any_split=True), **options
+    )
 
 
 def _sibling(data: Path, split: str) -> Path | None:

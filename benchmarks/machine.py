@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from sharding.workers import default_workers
+
 RESULTS = Path(__file__).parent / "results"
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> str:
@@ -25,7 +21,7 @@ def describe() -> str:
     gpus = _said_by("nvidia-smi", "-L") or "none"
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "nvidia-dali-cuda130", "numpy", "pillow"))
     return (
-        f"Commit {commit}; {cores()} cores of {model}, {memory} GiB, GPU: {gpus}; "
+        f"Commit {commit}; {default_workers()} cores of {model}, {memory} GiB, GPU: {gpus}; "
         f"Python {platform.python_version()}, {packages}; {datetime.date.today()}."
     )
 
@@ -33,7 +29,7 @@ def describe() -> str:
 def result_path(theme: str) -> Path:
     """``results/THEME_cpu2_2026-11-21.md``: theme, hardware, date."""
     RESULTS.mkdir(exist_ok=True)
-    return RESULTS / f"{theme}_cpu{cores()}_{datetime.date.today()}.md"
+    return RESULTS / f"{theme}_cpu{default_workers()}_{datetime.date.today()}.md"
 
 
 def _said_by(*command: str) -> str:

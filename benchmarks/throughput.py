@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from machine import cores, describe, result_path
+from machine import describe, result_path
 
 from pipeline.augment import PAPER, Augmenter
 from pipeline.batch import Part
@@ -31,6 +31,7 @@ from pipeline.loader import ShardedData, training_steps
 from sharding.layout import load_manifest, load_stats
 from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
+from sharding.workers import default_workers
 
 BATCH = 128
 
@@ -56,11 +57,11 @@ def streams(shards: Path) -> dict[str, Iterator[object]]:
     data = open_dataset(shards)
     stats = load_stats(shards, load_manifest(shards))
     steps = training_steps(data, Augmenter.of(PAPER, 0, 256, stats), BATCH, 0, Part())
-    common = {"train": shards, "batch_size": BATCH, "num_threads": cores()}
+    common = {"train": shards, "batch_size": BATCH, "num_threads": default_workers()}
     return {
         "stream, augmentation on": ShardedData(**common).training(),
         "stream, augmentation off": ShardedData(**common, augmentation="none").training(),
-        "DALI alone (uint8 crops)": crop_batches(steps, BATCH, torch.device("cpu"), cores(), 2),
+        "DALI alone (uint8 crops)": crop_batches(steps, BATCH, torch.device("cpu"), default_workers(), 2),
     }
 
 
@@ -102,7 +103,9 @@ def main() -> None:
         conversion = rounds_of(
             {
                 "1 worker": lambda: conversion_rate(images, scratch / f"s{next(counter)}", 1),
-                f"{cores()} workers": lambda: conversion_rate(images, scratch / f"s{next(counter)}", cores()),
+                f"{default_workers()} workers": lambda: conversion_rate(
+                    images, scratch / f"s{next(counter)}", default_workers()
+                ),
             },
             min(args.rounds, 3),
         )

@@ -34,13 +34,6 @@ class Dataset:
         tar: NDArray[np.uint8] = self.tars[self.shard_N[sample]][start : start + self.size_N[sample]]
         return tar
 
-    def name(self, sample: int) -> str:
-        """``shard.tar: key`` of a sample, for messages."""
-        shard = self.manifest.shards[int(self.shard_N[sample])]
-        first = int(np.searchsorted(self.shard_N, self.shard_N[sample]))
-        keys = layout.load_catalog_shard(self.folder, shard, ("key",))["key"]
-        return f"{shard.name}.tar: {keys[sample - first]}"
-
 
 def open_dataset(folder: Path) -> Dataset:
     """Open the split in ``folder``.

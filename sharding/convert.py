@@ -35,6 +35,7 @@ class ShardJob:
     source_root: Path
     folder: Path
     encode: EncodeRecipe
+    label_digits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
     if kept is not None:
         progress(len(job.images))
         return kept
-    tar, sums, rows = TarShard(), PixelSums(job.encode.size_px), list[dict[str, Any]]()
+    tar, sums, rows = TarShard(job.label_digits), PixelSums(job.encode.size_px), list[dict[str, Any]]()
     refused: list[dict[str, Any]] = []
     for image in job.images:
         data = b""
@@ -88,7 +89,9 @@ def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
         return None
     try:
         outcome, sums = _read_part(path.read_bytes(), job.encode.size_px)
-    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile):
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
+        return None
+    if any(_mended(job, row) for row in outcome.refused):
         return None
     record = outcome.record
     if record is not None:
@@ -98,6 +101,15 @@ def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
             if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
                 return None
     return outcome, sums
+
+
+def _mended(job: ShardJob, row: dict[str, Any]) -> bool:
+    """Whether a refused file is another than it was then: it gets a new chance."""
+    try:
+        data = _read(job.source_root / row["path"])
+    except BadImageError:
+        data = b""
+    return hashlib.sha256(data).hexdigest() != str(row["sha256"])
 
 
 def _part_bytes(outcome: ShardOutcome, sums: PixelSums) -> bytes:

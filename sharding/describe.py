@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding import layout
+from sharding.errors import DatasetError
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def facts(folder: Path) -> dict[str, Any]:
     written = [c.written for c in manifest.counts_by_class.values()]
     columns = layout.load_catalog(folder, manifest, ("notes", "source_width", "source_height"))
     notes = Counter(note for text in columns["notes"] for note in text.split("; ") if note)
-    rows = [json.loads(line) for line in (folder / layout.QUARANTINE).read_text().splitlines()]
+    rows = _quarantine(folder / layout.QUARANTINE)
     return {
         "folder": str(folder),
         "split": manifest.split,
@@ -39,6 +40,13 @@ def facts(folder: Path) -> dict[str, Any]:
         "left_out": dict(Counter(f"{row['outcome']}: {row['reason']}" for row in rows).most_common()),
         "tool": manifest.tool,
     }
+
+
+def _quarantine(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: missing or unreadable ({error}); find the damage with: cli.py verify") from error
 
 
 def describe(folder: Path) -> str:

@@ -173,6 +173,7 @@ def publish(path: Path, data: bytes) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
+        tmp.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror}; nothing already written is lost") from error
 
 

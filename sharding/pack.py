@@ -22,8 +22,9 @@ from sharding.convert import ShardJob, ShardOutcome, convert_shard
 from sharding.errors import SourceError
 from sharding.output import claimed, clear_leftovers
 from sharding.plan import num_shards, shuffled, split_evenly
-from sharding.source import SPLITS, Source, list_source, split_folders
+from sharding.source import Source, list_source, split_folders, split_named
 from sharding.stats import PixelSums, summarise
+from sharding.tar import label_digits
 from sharding.workers import default_workers, run_jobs
 
 
@@ -99,8 +100,7 @@ def split_requests(request: ShardRequest) -> list[ShardRequest]:
     """One request for each split that is asked for and there. Raises SourceError if the asked-for one is missing."""
     splits = split_folders(request.source)
     if not splits:
-        own = request.source.name if request.source.name in SPLITS else "train"
-        return [replace(request, split=request.split or own)]
+        return [replace(request, split=request.split or split_named(request.source.name))]
     if request.split and request.split not in splits:
         raise SourceError(f"{request.source} has {', '.join(splits)}, but not the asked-for --split {request.split}")
     return [
@@ -136,6 +136,7 @@ def _jobs(source: Source, request: ShardRequest) -> list[ShardJob]:
             source_root=source.root,
             folder=request.folder,
             encode=request.encode,
+            label_digits=label_digits(len(source.classes)),
         )
         for index, positions in enumerate(split_evenly(len(order), num_shards(len(order))))
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sharding.errors import OutputError
 from sharding.layout import DatasetStats
 from sharding.recompute import StatsCheck
 
@@ -49,7 +50,10 @@ def stats_json(check: StatsCheck) -> dict[str, Any]:
 
 
 def save_stats_picture(stats: DatasetStats, mean_image_HWC: NDArray[np.float64], path: Path) -> None:
-    """Draw the mean image and the three colour axes (mean colour ± 3 sd along each eigenvector)."""
+    """Draw the mean image and the three colour axes (mean colour ± 3 sd along each eigenvector).
+
+    Raises OutputError if ``path`` cannot be written or names no picture format.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -73,7 +77,10 @@ def save_stats_picture(stats: DatasetStats, mean_image_HWC: NDArray[np.float64],
             fontsize=9,
         )
     axis.set_xlabel("standard deviations from the mean colour")
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"cannot write the picture {path}: {error}") from error
 
 
 def _floats(values: NDArray[np.float64] | tuple[float, ...], spec: str) -> str:

@@ -112,6 +112,6 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 def _write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     except OSError as error:
-        raise OutputError(f"cannot make {path.parent}: {error.strerror}") from error
-    path.write_bytes(data)
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from sharding.errors import SourceError
 
 SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {name: name for name in SPLITS} | {"validation": "val", "valid": "val"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 # Names that ImageNet itself made unique; the same image keeps its key whatever form the source comes in.
 _CANONICAL = re.compile(r"n\d{8}_\d+|ILSVRC20\d\d_(?:val|test)_\d{8}")
@@ -45,13 +46,27 @@ class Source:
 def split_folders(root: Path) -> dict[str, Path]:
     """The splits a source folder holds: ``{"train": root/train, "val": root/val}``, or empty if it is one split.
 
-    A folder counts as a collection of splits when it contains ``train`` and nothing but split folders.
-    Raises SourceError if ``root`` is missing or no folder.
+    A folder is a collection of splits when it contains a ``train`` that has folders in it; ``validation`` and
+    ``valid`` mean ``val``. Raises SourceError if ``root`` is missing or no folder, or if other folders stand beside
+    the splits: as classes they would be wrong, and leaving them out would lose them.
     """
-    folders = {entry.name for entry in _scan(root) if entry.is_dir() and not _system(entry.name)}
-    if "train" in folders and folders <= set(SPLITS):
-        return {name: root / name for name in SPLITS if name in folders}
-    return {}
+    folders = [entry.name for entry in _scan(root) if entry.is_dir() and not _system(entry.name)]
+    if "train" not in folders or not any(path.is_dir() for path in (root / "train").iterdir()):
+        return {}
+    named = {name: _SPLIT_NAMES.get(name) for name in folders}
+    found = [split for split in named.values() if split is not None]
+    if None in named.values() or len(set(found)) < len(found):
+        raise SourceError(
+            f"{root}: holds train/ with class folders, and beside it {', '.join(sorted(set(folders) - {'train'}))}; "
+            f"expected only train, val and test, each once: move the others away, or shard {root / 'train'} alone"
+        )
+    by_split = {split: root / name for name, split in named.items()}
+    return {split: by_split[split] for split in SPLITS if split in by_split}
+
+
+def split_named(folder_name: str) -> str:
+    """The split that a folder's name means; ``train`` for a name that means none."""
+    return _SPLIT_NAMES.get(folder_name, "train")
 
 
 def list_source(root: Path, classes: Sequence[str] | None = None) -> Source:

@@ -11,7 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 BLOCK = tarfile.BLOCKSIZE  # 512: headers and contents start at multiples of this
-LABEL_DIGITS = 4  # "0007": the same size for every sample, so that DALI may read it as a tensor
+MIN_LABEL_DIGITS = 4
+
+
+def label_digits(num_classes: int) -> int:
+    """Digits of every label of a set: "0007" is the same size for every sample, so DALI may read it as a tensor."""
+    return max(MIN_LABEL_DIGITS, len(str(num_classes - 1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +36,16 @@ class Member:
 class TarShard:
     """A tar under construction, in memory: a shard is at most some hundred MB and appears at once."""
 
-    def __init__(self) -> None:
-        """Start an empty tar."""
+    def __init__(self, label_digits: int = MIN_LABEL_DIGITS) -> None:
+        """Start an empty tar whose labels are all ``label_digits`` long."""
+        self._label_digits = label_digits
         self._buffer = io.BytesIO()
         self.samples: list[tuple[Member, Member]] = []
 
     def add(self, key: str, jpeg: bytes, label: int) -> Member:
         """Append one sample and return the member that holds its image."""
         image = self._append(f"{key}.jpg", jpeg)
-        self.samples.append((image, self._append(f"{key}.cls", f"{label:0{LABEL_DIGITS}d}".encode())))
+        self.samples.append((image, self._append(f"{key}.cls", f"{label:0{self._label_digits}d}".encode())))
         return image
 
     def finish(self) -> bytes:

@@ -122,7 +122,11 @@ def _prove_shard(job: _Job, progress: Callable[[int], None]) -> _Proof:
     if proof.findings or job.fast:
         progress(job.shard.num_samples)
     else:
-        _prove_samples(job, contents, proof, progress)
+        try:
+            _prove_samples(job, contents, proof, progress)
+        except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+            problem = f"is not what DATASET v1 describes ({error})"
+            proof.findings.append(Finding(file=f"{job.shard.name}.tar", problem=problem))
     return proof
 
 

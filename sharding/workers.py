@@ -1,4 +1,8 @@
-"""Run independent jobs in worker processes, with one progress counter for all of them."""
+"""Run independent jobs in worker processes and tell how far they are.
+
+Progress is one number a job, which only the worker that has the job writes, in shared memory without a lock: a lock
+would stay closed for ever if a worker were killed while it holds it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Work = Callable[[Job, Callable[[int], None]], Result]
 
-_done: Any = None  # in a worker: the shared count of finished items ...
+_done: Any = None  # in a worker: the shared counts of finished items, one a job ...
 _stop: Any = None  # ... and the shared flag that ends a job before its time
 
 
@@ -37,21 +41,22 @@ def run_jobs(
     AlexstreamError if a worker process dies, and whatever a job raises.
     """
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Value("b", 0)
+    listed = list(jobs)
+    done, stop = context.RawArray("q", len(listed)), context.RawValue("b", 0)
     seen = 0
-    shared = (counter, stop, os.getpid())
+    shared = (done, stop, os.getpid())
     with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=shared) as pool:
         with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
-            futures = [pool.submit(_call, work, job) for job in jobs]
+            futures = [pool.submit(_call, work, job, index) for index, job in enumerate(listed)]
         try:
             for future in futures:
                 while not future.done():
                     wait([future], timeout=0.2, return_when=FIRST_COMPLETED)
-                    now = counter.value
+                    now = sum(done)
                     tick(now - seen)
                     seen = now
                 yield future.result()
-            tick(counter.value - seen)
+            tick(sum(done) - seen)
         except BrokenProcessPool as error:
             raise AlexstreamError(
                 f"a worker process died (out of memory, or killed); what is finished stays; "
@@ -75,9 +80,9 @@ class _StoppedError(Exception):
     """The parent needs no more results."""
 
 
-def _attach(counter: Any, stop: Any, parent: int) -> None:
+def _attach(done: Any, stop: Any, parent: int) -> None:
     global _done, _stop
-    _done, _stop = counter, stop
+    _done, _stop = done, stop
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
 
@@ -88,12 +93,10 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _call(work: Work[Job, Result], job: Job) -> Result:
-    return work(job, _advance)
+def _call(work: Work[Job, Result], job: Job, index: int) -> Result:
+    def advance(count: int) -> None:
+        _done[index] += count
+        if _stop.value:
+            raise _StoppedError
 
-
-def _advance(count: int) -> None:
-    with _done.get_lock():
-        _done.value += count
-    if _stop.value:
-        raise _StoppedError
+    return work(job, advance)

@@ -111,6 +111,23 @@ def test_stats_shows_both_scales_and_the_verdict(sample_shards):
     assert "0..255²" in result.stdout and "0..1²" in result.stdout and "equal to the bit" in result.stdout
 
 
+def test_statistics_of_a_split_that_is_named_outright(sample_shards):
+    result = call("stats", sample_shards / "val", "--quiet")
+    assert result.exit_code == 0 and "images         16" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["nowhere/stats.png", "stats.nonsense"])
+def test_a_picture_that_cannot_be_written(sample_shards, tmp_path, name):
+    result = call("stats", sample_shards, "--quiet", "--plot", tmp_path / name)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "cannot write the picture" in result.stderr
+
+
+def test_info_without_its_quarantine_list(sample_shards, tmp_path):
+    shutil.copytree(sample_shards / "val", tmp_path / "val")
+    (tmp_path / "val" / layout.QUARANTINE).unlink()
+    assert "verify" in error_of("info", tmp_path / "val")
+
+
 def test_sampling_into_a_folder_that_is_not_empty(sample_images):
     assert "not empty" in error_of("sample", "--out", sample_images)
 

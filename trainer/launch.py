@@ -47,10 +47,15 @@ def choose_device_type(num_devices: int, wanted: str = "auto") -> str:
             f"--devices: received {num_devices}, expected 1 (both columns in one process) or 2 (one column "
             "per process); the network has two columns"
         )
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = num_gpus()
     if wanted == "cuda" and gpus < num_devices:
         raise TrainError(f"--device cuda with --devices {num_devices}: this machine has {gpus} GPUs; use cpu")
     return "cuda" if wanted != "cpu" and gpus >= num_devices else "cpu"
+
+
+def num_gpus() -> int:
+    """GPUs that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def cores() -> int:

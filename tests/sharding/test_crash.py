@@ -5,10 +5,12 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -154,10 +156,18 @@ def test_more_bad_files_than_allowed_end_the_conversion_and_keep_what_is_done(sa
     with pytest.raises(SourceError, match=r"3 files.*more than --max-bad 2"):
         shard(request, quiet=True)
     assert not layout.is_dataset(tmp_path / "out") and list((tmp_path / "out").glob("*.part"))
-    from dataclasses import replace
-
     manifest, _ = shard(replace(request, max_bad=3), quiet=True)
     assert manifest.counts.quarantined == 3
+
+
+def test_a_bad_file_that_was_mended_is_written_when_the_conversion_continues(sample_images, tmp_path):
+    source = shutil.copytree(sample_images / "train", tmp_path / "images")
+    request = ShardRequest(source=source, folder=tmp_path / "out", max_bad=2)
+    with pytest.raises(SourceError, match="mend the files"):
+        shard(request, quiet=True)
+    shutil.copy(source / "bands" / "bands_0001.jpg", source / "bands" / "empty.jpg")
+    manifest, _ = shard(request, quiet=True)
+    assert (manifest.counts.written, manifest.counts.quarantined) == (68, 2)
 
 
 def test_a_full_disk_is_one_clear_line_and_finished_shards_stay(tmp_path):

@@ -70,6 +70,18 @@ def test_a_source_with_train_and_val_is_two_splits(tmp_path):
     assert split_folders(tmp_path) == {"train": tmp_path / "train", "val": tmp_path / "val"}
 
 
+def test_validation_and_valid_mean_val(tmp_path):
+    make(tmp_path, "train/a/x.jpg", "validation/a/y.jpg")
+    assert split_folders(tmp_path) == {"train": tmp_path / "train", "val": tmp_path / "validation"}
+
+
+@pytest.mark.parametrize("other", ["extra/a/z.jpg", "valid/a/z.jpg"])
+def test_folders_beside_the_splits_are_neither_classes_nor_lost(tmp_path, other):
+    make(tmp_path, "train/a/x.jpg", "val/a/y.jpg", other)
+    with pytest.raises(SourceError, match=other.split("/")[0]):
+        split_folders(tmp_path)
+
+
 def test_a_class_called_train_does_not_make_a_split(tmp_path):
     assert split_folders(make(tmp_path, "train/x.jpg", "plane/y.jpg")) == {}
 

@@ -94,6 +94,12 @@ def test_a_sample_that_does_not_decode_under_right_hashes_is_found(copy):
     assert "sha256 differs from the catalog's" in findings(copy)["train-000000.tar"]
 
 
+def test_a_shard_that_is_no_tar_under_right_hashes_is_found(copy):
+    tar = (copy / "train-000000.tar").read_bytes()
+    consistent_damage(copy, tar[:512], b"x" * 512)
+    assert "train-000000.tar" in findings(copy)
+
+
 def test_a_folder_that_is_no_data_set_is_a_finding(tmp_path):
     assert "no finished data set" in findings(tmp_path)[layout.MANIFEST]
 
