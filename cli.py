@@ -79,7 +79,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--src", required=True, type=FOLDER, help="Folder with one folder per class, or with train/ and val/.")
+@click.option("--src", required=True, type=FOLDER, help="The images, in any of the forms below; told by content.")
 @click.option(
     "--out",
     required=True,
@@ -94,11 +94,41 @@ def main() -> None:
 )
 @click.option("--seed", default=2012, show_default=True, help="Seed of the global shuffle.")
 @click.option(
-    "--quality",
-    default=95,
+    "--classes",
+    "classes_file",
+    default=None,
+    type=FOLDER,
+    help="Label order: one class a line, a classes.json, or a data set [default: sorted].",
+)
+@click.option(
+    "--encode",
+    "encoding",
+    default="jpeg",
     show_default=True,
-    type=click.IntRange(1, 100),
-    help="JPEG quality of the stored images.",
+    type=click.Choice(["jpeg", "raw", "keep"]),
+    help="Store squares as JPEG or as raw pixels, or keep the original bytes.",
+)
+@click.option(
+    "--size",
+    default=256,
+    show_default=True,
+    type=click.IntRange(224, 4096),
+    help="Side of the stored squares, in pixels.",
+)
+@click.option(
+    "--resize-filter",
+    default="lanczos",
+    show_default=True,
+    type=click.Choice(["lanczos", "bicubic", "bilinear", "box"]),
+    help="Antialiasing filter.",
+)
+@click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality.")
+@click.option(
+    "--chroma",
+    default="4:2:0",
+    show_default=True,
+    type=click.Choice(["4:2:0", "4:2:2", "4:4:4"]),
+    help="Chroma subsampling of the JPEGs.",
 )
 @click.option(
     "--on-bad",
@@ -116,37 +146,54 @@ def shard(
     out: Path,
     split: str | None,
     seed: int,
+    classes_file: Path | None,
+    encoding: str,
+    size: int,
+    resize_filter: str,
     quality: int,
+    chroma: str,
     on_bad: str,
     max_bad: int | None,
     dry_run: bool,
     workers: int,
     quiet: bool,
 ) -> None:
-    """Turn a class-per-folder source into WebDataset shards with exact statistics.
+    """Turn images, in whatever form they come, into WebDataset shards with exact statistics.
 
     Every image is scaled to 256 pixels on its shorter side, cropped to the central 256x256, stored as JPEG and
     decoded again; files that are no images are listed in quarantine.jsonl with the reason. The bytes written
-    depend on the source, seed and quality alone. A conversion that was interrupted or killed is continued by the
-    same command, to the same bytes. Python: sharding.pack.shard_all.
+    depend on the images, labels, seed and encoding alone. A conversion that was interrupted or killed is continued
+    by the same command, to the same bytes. Nothing is unpacked. Python: sharding.pack.shard_all.
+
+    \b
+    Forms of --src:
+      one folder per class, or train/ and val/ with such folders; val/ may be flat, beside a devkit or a list
+      ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the devkit (.tar.gz or unpacked) in one folder
+      Kaggle's ILSVRC/Data/CLS-LOC with LOC_synset_mapping.txt and LOC_val_solution.csv
+      Hugging Face Parquet files; WebDataset tars; a data set of this program (to shard it anew)
 
     \b
     Examples:
-      cli.py shard --src imagenet/ --out shards/              (imagenet/train/n01440764/..., imagenet/val/...)
+      cli.py shard --src imagenet/ --out shards/
       cli.py shard --src photos/train --out shards/train --workers 8
-      cli.py shard --src photos/train --out shards/train --dry-run
+      cli.py shard --src imagenet/ --out originals/ --encode keep
+      cli.py shard --src photos/ --out shards/ --classes labels.txt --dry-run
     """
     from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe
     from sharding.pack import ShardRequest, shard_all, summary
+    from sharding.sources.classes import classes_from
 
     request = ShardRequest(
         source=src,
         folder=out,
         split=split or "",
         seed=seed,
-        encode=EncodeRecipe(quality=quality),
+        encode=EncodeRecipe(
+            encoding=encoding, size_px=size, resize_filter=resize_filter, quality=quality, chroma=chroma
+        ),
         num_workers=workers,
+        classes=classes_from(classes_file) if classes_file else None,
         max_bad=0 if on_bad == "fail" else max_bad,
     )
     if dry_run:

@@ -8,34 +8,40 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sharding.errors import BadImageError
 from sharding.image import PreparedImage, prepare
-from sharding.layout import CATALOG_COLUMNS, EncodeRecipe, ShardRecord, publish
-from sharding.source import SourceImage
+from sharding.layout import CATALOG_COLUMNS, EncodeRecipe, ShardRecord, pending, publish
+from sharding.listing import SourceImage, images
+from sharding.sources.reading import Reader
 from sharding.stats import PixelSums
-from sharding.tar import TarShard, index_bytes
+from sharding.tar import TarWriter, index_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """Everything a worker needs to make one shard."""
+    """Everything a worker needs to make one shard; ``rows`` are rows of a listing, in the order of the tar."""
 
     name: str
-    images: tuple[SourceImage, ...]
+    rows: pa.Table
+    classes: tuple[str, ...]
     source_root: Path
     folder: Path
     encode: EncodeRecipe
     label_digits: int
+
+    def images(self) -> Iterator[SourceImage]:
+        """The source images, in the order of the tar."""
+        return images(self.rows, self.classes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,29 @@ class ShardOutcome:
     written_by_class: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Making:
+    """A shard in the making."""
+
+    tar: TarWriter
+    sums: PixelSums
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, image: SourceImage, reader: Reader, encode: EncodeRecipe) -> None:
+        """Read, prepare and append one source image, or note why it is refused."""
+        data = b""
+        try:
+            data = reader.read(image.container, image.offset, image.size)
+            prepared = prepare(data, encode)
+        except BadImageError as error:
+            self.refused.append(_refusal(image, data, error))
+            return
+        member = self.tar.add(image.key, prepared.extension, prepared.content, image.label)
+        self.sums.add(prepared.pixels_HWC)
+        self.rows.append(_catalog_row(image, data, prepared, member.offset))
+
+
 def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[ShardOutcome, PixelSums]:
     """Make and publish one shard, or find it made by an earlier run; return what became of its files, and its sums.
 
@@ -59,27 +88,38 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
     """
     kept = _kept(job)
     if kept is not None:
-        progress(len(job.images))
+        progress(job.rows.num_rows)
         return kept
-    tar, sums, rows = TarShard(job.label_digits), PixelSums(job.encode.size_px), list[dict[str, Any]]()
-    refused: list[dict[str, Any]] = []
-    for image in job.images:
-        data = b""
-        try:
-            data = _read(job.source_root / image.path)
-            prepared = prepare(data, job.encode)
-        except BadImageError as error:
-            refused.append(_refusal(image, data, error))
-        else:
-            member = tar.add(image.key, prepared.jpeg, image.label)
-            sums.add(prepared.pixels_HWC)
-            rows.append(_catalog_row(image, data, prepared, job.name, member.offset))
-        progress(1)
-    record = _publish(job, tar, rows) if rows else None
-    written_by_class = dict(Counter(str(row["wnid"]) for row in rows))
-    outcome = ShardOutcome(record=record, refused=refused, written_by_class=written_by_class)
-    publish(job.folder / f"{job.name}.part", _part_bytes(outcome, sums))
-    return outcome, sums
+    with Reader(job.source_root) as reader, pending(job.folder / f"{job.name}.tar") as write:
+        making = _Making(tar=TarWriter(write.file, job.label_digits), sums=PixelSums(job.encode.size_px))
+        for image in job.images():
+            making.take(image, reader, job.encode)
+            progress(1)
+        record = None
+        if making.rows:
+            making.tar.finish()
+            record = _publish_beside(job, making)
+            write.commit()
+    written_by_class = dict(Counter(str(row["wnid"]) for row in making.rows))
+    outcome = ShardOutcome(record=record, refused=making.refused, written_by_class=written_by_class)
+    publish(job.folder / f"{job.name}.part", _part_bytes(outcome, making.sums))
+    return outcome, making.sums
+
+
+def _publish_beside(job: ShardJob, making: _Making) -> ShardRecord:
+    """Write index and catalog, which come before the tar: whoever finds the tar finds all three."""
+    index, catalog = index_bytes(making.tar.samples), _parquet_bytes(making.rows, job.name)
+    publish(job.folder / f"{job.name}.idx", index)
+    publish(job.folder / f"{job.name}.parquet", catalog)
+    return ShardRecord(
+        name=job.name,
+        num_samples=len(making.rows),
+        num_bytes=making.tar.num_bytes,
+        sha256=making.tar.sha256,
+        md5=making.tar.md5,
+        index_sha256=hashlib.sha256(index).hexdigest(),
+        catalog_sha256=hashlib.sha256(catalog).hexdigest(),
+    )
 
 
 def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
@@ -91,25 +131,39 @@ def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
         outcome, sums = _read_part(path.read_bytes(), job.encode.size_px)
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
         return None
-    if any(_mended(job, row) for row in outcome.refused):
+    if _any_mended(job, outcome.refused):
         return None
     record = outcome.record
     if record is not None:
         hashes = {"tar": record.sha256, "idx": record.index_sha256, "parquet": record.catalog_sha256}
-        for extension, expected in hashes.items():
-            file = job.folder / f"{job.name}.{extension}"
-            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-                return None
+        if any(_sha256_of(job.folder / f"{job.name}.{extension}") != sha for extension, sha in hashes.items()):
+            return None
     return outcome, sums
 
 
-def _mended(job: ShardJob, row: dict[str, Any]) -> bool:
+def _sha256_of(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _any_mended(job: ShardJob, refused: list[dict[str, Any]]) -> bool:
     """Whether a refused file is another than it was then: it gets a new chance."""
-    try:
-        data = _read(job.source_root / row["path"])
-    except BadImageError:
-        data = b""
-    return hashlib.sha256(data).hexdigest() != str(row["sha256"])
+    shas = {row["path"]: row["sha256"] for row in refused}
+    if not shas:
+        return False
+    with Reader(job.source_root) as reader:
+        for image in job.images():
+            if image.path not in shas:
+                continue
+            try:
+                data = reader.read(image.container, image.offset, image.size)
+            except BadImageError:
+                data = b""
+            if hashlib.sha256(data).hexdigest() != shas[image.path]:
+                return True
+    return False
 
 
 def _part_bytes(outcome: ShardOutcome, sums: PixelSums) -> bytes:
@@ -131,44 +185,17 @@ def _read_part(data: bytes, size_px: int) -> tuple[ShardOutcome, PixelSums]:
     return ShardOutcome(**raw), sums
 
 
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadImageError("unreadable", f"{os.strerror(error.errno or 0)}") from error
-
-
-def _publish(job: ShardJob, tar: TarShard, rows: list[dict[str, Any]]) -> ShardRecord:
-    """Write index and catalog before the tar: whoever finds the tar finds all three."""
-    contents = tar.finish()
-    index, catalog = index_bytes(tar.samples), _parquet_bytes(rows)
-    publish(job.folder / f"{job.name}.idx", index)
-    publish(job.folder / f"{job.name}.parquet", catalog)
-    publish(job.folder / f"{job.name}.tar", contents)
-    return ShardRecord(
-        name=job.name,
-        num_samples=len(rows),
-        num_bytes=len(contents),
-        sha256=hashlib.sha256(contents).hexdigest(),
-        md5=hashlib.md5(contents, usedforsecurity=False).hexdigest(),
-        index_sha256=hashlib.sha256(index).hexdigest(),
-        catalog_sha256=hashlib.sha256(catalog).hexdigest(),
-    )
-
-
-def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage, shard: str, offset: int) -> dict[str, Any]:
+def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage, offset: int) -> dict[str, Any]:
     return {
         "key": image.key,
-        "shard": shard,
+        "extension": prepared.extension,
         "offset": offset,
-        "size": len(prepared.jpeg),
+        "size": len(prepared.content),
         "label": image.label,
         "wnid": image.wnid,
         "source": image.path,
         "source_sha256": hashlib.sha256(data).hexdigest(),
-        "stored_sha256": hashlib.sha256(prepared.jpeg).hexdigest(),
+        "stored_sha256": hashlib.sha256(prepared.content).hexdigest(),
         "source_width": prepared.source_width,
         "source_height": prepared.source_height,
         "source_format": prepared.source_format,
@@ -187,14 +214,13 @@ def _refusal(image: SourceImage, data: bytes, error: BadImageError) -> dict[str,
     }
 
 
-def _parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
-    import pyarrow as pa
+def _parquet_bytes(rows: list[dict[str, Any]], shard: str) -> bytes:
     import pyarrow.parquet as pq
 
     integers = {"offset", "size", "label", "source_width", "source_height"}
     schema = pa.schema([(c, pa.int64() if c in integers else pa.string()) for c in CATALOG_COLUMNS])
     buffer = io.BytesIO()
-    readable = [{name: _readable(value) for name, value in row.items()} for row in rows]
+    readable = [{"shard": shard, **{name: _readable(value) for name, value in row.items()}} for row in rows]
     pq.write_table(pa.Table.from_pylist(readable, schema=schema), buffer, compression="zstd")
     return buffer.getvalue()
 

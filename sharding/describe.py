@@ -23,6 +23,8 @@ def facts(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "split": manifest.split,
         "source": manifest.source,
+        "source_form": manifest.source_form,
+        "notices": list(manifest.notices),
         "digest": manifest.digest,
         "samples": manifest.num_samples,
         "classes": len(manifest.classes),
@@ -54,14 +56,15 @@ def describe(folder: Path) -> str:
     f = facts(folder)
     counts, encode, pixels = f["counts"], f["encode"], f["source_pixels"]
     rows = {
-        "split": f"{f['split']} of {f['source']!r}",
+        "split": f"{f['split']} of {f['source']!r} ({f['source_form']})",
+        "remarkable": "; ".join(f["notices"]) or "nothing",
         "digest": f["digest"],
         "samples": f"{f['samples']:,} in {f['shards']} shards, {f['bytes'] / 2**20:,.1f} MiB",
         "classes": "{:,}, {smallest:,} to {largest:,} samples each".format(f["classes"], **f["samples_per_class"]),
         "audit": "found {found:,} = written {written:,} + quarantined {quarantined:,} + excluded {excluded:,}".format(
             **counts
         ),
-        "stored as": "{size_px}x{size_px} JPEG, quality {quality}, {chroma}, {resize_filter}".format(**encode),
+        "stored as": layout.EncodeRecipe(**encode).describe(),
         "sources were": "{} to {} pixels wide, {} to {} high".format(
             *(pixels[name][end] for name in pixels for end in ("smallest", "largest"))
         ),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from sharding.errors import BadImageError
 from sharding.image import prepare
-from sharding.pack import ShardRequest, split_requests
-from sharding.plan import num_shards, shuffled
-from sharding.source import Source, list_source
+from sharding.listing import images
+from sharding.pack import Plan, ShardRequest, plans
+from sharding.plan import num_shards
+from sharding.sources.reading import Reader
 from sharding.stats import PixelSums
-from sharding.tar import BLOCK
+from sharding.tar import padded
 from sharding.workers import default_workers
 
 SAMPLE_IMAGES = 64
@@ -20,20 +21,21 @@ SAMPLE_IMAGES = 64
 
 def forecast(request: ShardRequest) -> str:
     """Lines for a person, one paragraph a split. Raises SourceError for a source that cannot be used."""
-    return "\n".join(_one(part) for part in split_requests(request))
+    return "\n".join(_one(plan) for plan in plans(request))
 
 
-def _one(request: ShardRequest) -> str:
-    source = list_source(request.source, request.classes)
-    num_images = len(source.images)
+def _one(plan: Plan) -> str:
+    request, listing = plan.request, plan.listing
     workers = request.num_workers or default_workers()
-    bytes_each, seconds_each, num_bad, tried = _measure(source, request)
-    total = bytes_each * num_images
+    bytes_each, seconds_each, num_bad, tried = _measure(plan)
+    total = bytes_each * len(listing)
     lines = [
         f"{request.source} -> {request.folder} ({request.split})",
-        f"  {num_images:,} files of {len(source.classes)} classes, {len(source.excluded)} excluded by name",
-        f"  {num_shards(num_images)} shards",
-        f"  about {total / 2**20:,.0f} MiB, {_duration(seconds_each * num_images / workers)} with {workers} workers "
+        f"  {plan.form}",
+        *(f"  NOTE {notice}" for notice in listing.notices),
+        f"  {len(listing):,} files of {len(listing.classes)} classes, {len(listing.excluded)} excluded by name",
+        f"  {num_shards(len(listing), request.encode)} shards",
+        f"  about {total / 2**20:,.0f} MiB, {_duration(seconds_each * len(listing) / workers)} with {workers} workers "
         f"(from {tried} files drawn by the plan, {num_bad} of them bad)",
     ]
     free = shutil.disk_usage(_existing(request.folder)).free
@@ -42,20 +44,23 @@ def _one(request: ShardRequest) -> str:
     return "\n".join(lines)
 
 
-def _measure(source: Source, request: ShardRequest) -> tuple[float, float, int, int]:
+def _measure(plan: Plan) -> tuple[float, float, int, int]:
     """Bytes in the tar and seconds for one file, bad files, and files tried."""
-    first = shuffled([image.key for image in source.images], request.seed)[:SAMPLE_IMAGES]
+    encode, listing = plan.request.encode, plan.listing
+    first = list(images(listing.rows(plan.order[:SAMPLE_IMAGES]), listing.classes))
     num_bytes = num_bad = 0
-    sums = PixelSums(request.encode.size_px)
-    start = time.perf_counter()
-    for i in first:
-        try:
-            prepared = prepare((source.root / source.images[i].path).read_bytes(), request.encode)
-            sums.add(prepared.pixels_HWC)
-            num_bytes += 3 * BLOCK + len(prepared.jpeg) + -len(prepared.jpeg) % BLOCK  # two headers, the label
-        except (BadImageError, OSError):
-            num_bad += 1
-    return num_bytes / len(first), (time.perf_counter() - start) / len(first), num_bad, len(first)
+    sums = PixelSums(encode.size_px)
+    with Reader(plan.request.source) as reader:
+        start = time.perf_counter()
+        for image in first:
+            try:
+                prepared = prepare(reader.read(image.container, image.offset, image.size), encode)
+                sums.add(prepared.pixels_HWC)
+                num_bytes += padded(len(prepared.content)) + padded(1)  # the label's member
+            except BadImageError:
+                num_bad += 1
+        seconds = time.perf_counter() - start
+    return num_bytes / len(first), seconds / len(first), num_bad, len(first)
 
 
 def _existing(folder: Path) -> Path:

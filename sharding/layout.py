@@ -12,9 +12,11 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from sharding.errors import DatasetError, OutputError
 
 SCHEMA = "alexstream-dataset/1"
+SPLITS = ("train", "val", "test")
 MANIFEST, STATS, MEAN, CLASSES = "manifest.json", "stats.json", "mean.npy", "classes.json"
 QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md", "_info.json"
 
@@ -30,6 +33,7 @@ QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md"
 class EncodeRecipe:
     """How a source image becomes stored pixels. Part of the manifest; two recipes never mix in one folder."""
 
+    encoding: str = "jpeg"
     size_px: int = 256
     resize_filter: str = "bicubic"
     quality: int = 95
@@ -76,18 +80,25 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a DATASET v1 folder holds: recipe, classes (index = label), shards, audit counts, digest."""
+    """What a DATASET v1 folder holds: recipe, classes (index = label), shards, audit counts, digest.
+
+    ``source_form`` says what the source was recognised as, ``notices`` what was remarkable about it.
+    """
 
     split: str
     seed: int
     encode: EncodeRecipe
     plan_digest: str
     source: str
+    source_form: str
     classes: tuple[str, ...]
     shards: tuple[ShardRecord, ...]
     quarantine_sha256: str
     counts: Counts
     counts_by_class: dict[str, Counts] = field(default_factory=dict)
+    ilsvrc2012_ids: dict[str, int] = field(default_factory=dict)
+    class_names: dict[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
     tool: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -129,7 +140,7 @@ class DatasetStats:
 
 
 CATALOG_COLUMNS = (
-    "key", "shard", "offset", "size", "label", "wnid", "source", "source_sha256", "stored_sha256",
+    "key", "extension", "shard", "offset", "size", "label", "wnid", "source", "source_sha256", "stored_sha256",
     "source_width", "source_height", "source_format", "notes",
 )  # fmt: skip
 
@@ -156,25 +167,53 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def publish(path: Path, data: bytes) -> None:
-    """Write ``path`` so that it appears complete or not at all: temporary name, fsync, rename, fsync folder.
+class Pending:
+    """A file on its way: written under a temporary name, it appears whole at ``commit`` or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the temporary file beside ``path``. Raises OSError if the folder refuses."""
+        self._path = path
+        # The process number keeps a worker that outlived its killed parent from writing into its successor's file.
+        self._tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self.file: BinaryIO = open(self._tmp, "wb")  # noqa: SIM115 - closed by commit or discard
+
+    def commit(self) -> None:
+        """Flush to the disk, then give the file its name."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self._tmp, self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def discard(self) -> None:
+        """Delete what was written, unless it was committed."""
+        self.file.close()
+        self._tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def pending(path: Path) -> Iterator[Pending]:
+    """A file that appears at ``path`` if it is committed, and leaves nothing if it is not.
 
     Raises OutputError when the file system refuses (full, read-only, no permission).
     """
-    # The process number keeps a worker that outlived its killed parent from writing into its successor's file.
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(tmp, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        write = Pending(path)
+        try:
+            yield write
+        finally:
+            write.discard()
     except OSError as error:
-        tmp.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror}; nothing already written is lost") from error
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write ``path`` so that it appears complete or not at all. Raises OutputError as ``pending`` does."""
+    with pending(path) as write:
+        write.file.write(data)
+        write.commit()
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
@@ -194,6 +233,7 @@ def load_manifest(folder: Path) -> Manifest:
         digest = raw.pop("digest")
         raw["encode"] = EncodeRecipe(**raw["encode"])
         raw["classes"] = tuple(raw["classes"])
+        raw["notices"] = tuple(raw["notices"])
         raw["shards"] = tuple(ShardRecord(**shard) for shard in raw["shards"])
         raw["counts"] = Counts(**raw["counts"])
         raw["counts_by_class"] = {name: Counts(**c) for name, c in raw["counts_by_class"].items()}

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -136,7 +136,7 @@ def build(found: Found, classes: Sequence[str] | None, *, where: str) -> Listing
     if there is no image, or a class that the given order does not name.
     """
     codes: dict[str, int] = {}
-    chunks = list(_batches(found.entries, codes))
+    chunks = list(_chunks(found.entries, codes))
     if not chunks:
         raise SourceError(f"{where}: no images found ({len(found.excluded)} other entries)")
     order = tuple(classes or found.classes or _sorted_classes(codes))
@@ -198,44 +198,28 @@ def _with_hash(keys: pa.Array, which: pa.Array, names: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(keys, pa.array(hashes, pa.string()), "")
 
 
-def _batches(entries: Iterable[Entry], codes: dict[str, int]) -> Iterator[pa.RecordBatch]:
-    """Chunks of columns; ``codes`` learns a number for every class that is seen."""
-    classes, offsets, sizes = array("i"), array("q"), array("q")
-    names: list[bytes] = []
-    paths: list[bytes] = []
-    containers: list[bytes | None] = []
-    for entry in entries:
-        classes.append(codes.setdefault(entry.wnid, len(codes)))
-        names.append(os.fsencode(entry.name))
-        paths.append(os.fsencode(entry.path))
-        containers.append(None if entry.container == entry.path else os.fsencode(entry.container))
-        offsets.append(entry.offset)
-        sizes.append(entry.size)
-        if len(names) == _CHUNK:
-            yield _chunk(paths, containers, offsets, sizes, classes, names)
-            classes, offsets, sizes = array("i"), array("q"), array("q")
-            names, paths, containers = [], [], []
-    if names:
-        yield _chunk(paths, containers, offsets, sizes, classes, names)
+def _chunks(entries: Iterable[Entry], codes: dict[str, int]) -> Iterator[pa.RecordBatch]:
+    """Entries as columns, some at a time; ``codes`` learns a number for every class that is seen."""
+    stream = iter(entries)
+    while taken := list(islice(stream, _CHUNK)):
+        wnids, names, paths, containers, offsets, sizes = zip(*taken, strict=True)
+        own = [None if container == path else container for container, path in zip(containers, paths, strict=True)]
+        columns: dict[str, Any] = {
+            "path": _bytes_column(paths),
+            "container": _bytes_column(own).dictionary_encode(),
+            "offset": pa.array(offsets, pa.int64()),
+            "size": pa.array(sizes, pa.int64()),
+            "class": pa.array([codes.setdefault(wnid, len(codes)) for wnid in wnids], pa.int32()),
+            "name": _bytes_column(names),
+        }
+        yield pa.RecordBatch.from_pydict(columns)
 
 
-def _chunk(
-    paths: list[bytes],
-    containers: list[bytes | None],
-    offsets: array[int],
-    sizes: array[int],
-    classes: array[int],
-    names: list[bytes],
-) -> pa.RecordBatch:
-    columns: dict[str, Any] = {
-        "path": pa.array(paths, pa.binary()),
-        "container": pa.array(containers, pa.binary()).dictionary_encode(),
-        "offset": pa.array(np.array(offsets, np.int64)),
-        "size": pa.array(np.array(sizes, np.int64)),
-        "class": pa.array(np.array(classes, np.int32)),
-        "name": pa.array(names, pa.binary()),
-    }
-    return pa.RecordBatch.from_pydict(columns)
+def _bytes_column(texts: Sequence[str | None]) -> pa.Array:
+    try:
+        return pa.array(texts, pa.string()).cast(pa.binary())
+    except UnicodeEncodeError:  # a file name that is no UTF-8
+        return pa.array([None if text is None else os.fsencode(text) for text in texts], pa.binary())
 
 
 def _labels(codes: Mapping[str, int], order: Sequence[str], where: str) -> NDArray[np.int32]:

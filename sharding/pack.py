@@ -1,4 +1,4 @@
-"""Orchestrates stage 1: source folder → planned shard jobs → worker processes → a finished DATASET v1.
+"""Orchestrates stage 1: source → planned shard jobs → worker processes → a finished DATASET v1.
 
 The only module of the stage that knows the whole order of events. Called by the command line.
 """
@@ -9,20 +9,23 @@ import hashlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sharding import layout, sidecars
 from sharding.convert import ShardJob, ShardOutcome, convert_shard
 from sharding.errors import SourceError
+from sharding.listing import Listing, build
 from sharding.output import claimed, clear_leftovers
 from sharding.plan import num_shards, shuffled, split_evenly
-from sharding.source import Source, list_source, split_folders, split_named
+from sharding.sources.recognise import Recognised, recognise
 from sharding.stats import PixelSums, summarise
 from sharding.tar import label_digits
 from sharding.workers import default_workers, run_jobs
@@ -32,9 +35,9 @@ from sharding.workers import default_workers, run_jobs
 class ShardRequest:
     """What ``cli.py shard`` asks for.
 
-    ``split`` empty: all that the source holds, or the source's own name if that is a split's, else ``train``.
-    ``classes`` fixes the label order (say, that of the training split). More than ``max_bad`` refused files end the
-    conversion; None: any number goes into quarantine.
+    ``split`` empty: all that the source holds. ``classes`` fixes the label order; without it a split takes that of
+    the training split beside it. More than ``max_bad`` refused files end the conversion; None: any number goes into
+    quarantine.
     """
 
     source: Path
@@ -47,29 +50,134 @@ class ShardRequest:
     max_bad: int | None = None
 
 
-def shard(request: ShardRequest, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
-    """Convert a class-per-folder source. Returns the manifest and whether any work was needed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One split, listed and planned: ``order`` has the listing's rows in the order of the shards."""
 
-    The same source, seed and recipe over a finished folder is recognised and left alone. Raises SourceError
-    for a source that cannot be used, OutputError for an output folder that holds something else.
+    request: ShardRequest
+    form: str
+    listing: Listing
+    order: NDArray[np.int64]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the plan: the listing, seed and recipe; not the workers, not the place."""
+        r = self.request
+        return layout.json_digest([layout.SCHEMA, r.split, r.seed, asdict(r.encode), self.listing.digest()])
+
+
+class _Jobs(Sequence[ShardJob]):
+    """The shard jobs of a plan, each made when it is asked for: together they would hold the listing twice."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._ranges = split_evenly(len(plan.order), num_shards(len(plan.order), plan.request.encode))
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __getitem__(self, index: Any) -> Any:
+        plan, positions = self._plan, self._ranges[index]
+        return ShardJob(
+            name=layout.shard_name(plan.request.split, index),
+            rows=plan.listing.rows(plan.order[positions.start : positions.stop]),
+            classes=plan.listing.classes,
+            source_root=plan.request.source,
+            folder=plan.request.folder,
+            encode=plan.request.encode,
+            label_digits=label_digits(len(plan.listing.classes)),
+        )
+
+
+def plans(request: ShardRequest) -> Iterator[Plan]:
+    """List and plan every split that is asked for and there, training first; one at a time in memory.
+
+    A source with several splits gives ``folder/train``, ``folder/val``…; one with a single split goes to ``folder``
+    itself. Raises SourceError for a source that cannot be used, or without the asked-for split.
     """
-    request = replace(request, split=request.split or "train")
-    source = list_source(request.source, request.classes)
-    plan_digest = _plan_digest(source, request)
-    with claimed(request.folder, plan_digest, request.split) as finished:
+    recognised = recognise(request.source)
+    splits = recognised.splits
+    if len(splits) > 1 and request.split not in ("", *splits):
+        raise SourceError(f"{request.source} has {', '.join(splits)}, but not the asked-for --split {request.split}")
+    classes = request.classes
+    for name in splits:
+        several = len(splits) > 1
+        if several and request.split not in ("", name):
+            continue
+        folder = request.folder / name if several else request.folder
+        part = replace(request, folder=folder, split=name if several else request.split or name)
+        if classes is None and name != "train" and "train" in splits:
+            classes = build(splits["train"](), None, where=str(request.source)).classes
+        plan = _plan(recognised, name, replace(part, classes=classes or _classes_beside(part)))
+        if name == "train":
+            classes = classes or plan.listing.classes
+        yield plan
+
+
+def _plan(recognised: Recognised, name: str, request: ShardRequest) -> Plan:
+    listing = build(recognised.splits[name](), request.classes, where=str(request.source))
+    _check_beside(request, listing)
+    order = shuffled(listing.table.column("key"), request.seed)
+    return Plan(request=request, form=recognised.says, listing=listing, order=order)
+
+
+def _beside(request: ShardRequest) -> dict[str, layout.Manifest]:
+    """The finished splits in the folder that holds the output folder: labels must mean the same in all of them."""
+    if request.folder.name not in layout.SPLITS:
+        return {}
+    folders = {name: request.folder.parent / name for name in layout.SPLITS if name != request.folder.name}
+    return {name: layout.load_manifest(path) for name, path in folders.items() if layout.is_dataset(path)}
+
+
+def _classes_beside(request: ShardRequest) -> tuple[str, ...] | None:
+    manifests = _beside(request)
+    return manifests["train"].classes if "train" in manifests else None
+
+
+def _check_beside(request: ShardRequest, listing: Listing) -> None:
+    for name, manifest in _beside(request).items():
+        if manifest.classes != listing.classes:
+            raise SourceError(
+                f"{request.source} has {len(listing.classes)} classes, but the finished {name} split beside --out "
+                f"{request.folder} has {len(manifest.classes)} others or another order; labels would not mean the "
+                f"same: give --classes {request.folder.parent / name}, or another --out"
+            )
+
+
+def shard(plan: Plan, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
+    """Convert one planned split. Returns the manifest and whether any work was needed.
+
+    The same source, seed and recipe over a finished folder is recognised and left alone. Raises SourceError for a
+    source without a usable image, OutputError for an output folder that holds something else.
+    """
+    request, digest = plan.request, plan.digest
+    with claimed(request.folder, digest, request.split) as finished:
         if finished is not None:
             return finished, False
-        outcomes, sums = _convert(_jobs(source, request), request, quiet=quiet)
-        return _finish(source, request, plan_digest, outcomes, sums), True
+        outcomes, sums = _convert(plan, quiet=quiet)
+        return _finish(plan, digest, outcomes, sums), True
 
 
-def _convert(jobs: list[ShardJob], request: ShardRequest, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]:
+def shard_all(request: ShardRequest, *, quiet: bool = False) -> Iterator[tuple[Path, layout.Manifest, bool]]:
+    """Convert every split that the source holds and yield (folder, manifest, whether there was work to do).
+
+    Raises what ``plans`` and ``shard`` raise.
+    """
+    for plan in plans(request):
+        manifest, worked = shard(plan, quiet=quiet)
+        yield plan.request.folder, manifest, worked
+
+
+def _convert(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]:
     """Run the jobs; shards that an earlier run finished are checked and kept. One shard's sums at a time in memory."""
+    request, jobs = plan.request, _Jobs(plan)
     outcomes, sums = [], PixelSums(request.encode.size_px)
     num_refused = 0
     workers = min(request.num_workers or default_workers(), len(jobs))
-    total = sum(len(job.images) for job in jobs)
-    with tqdm(total=total, unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1) as bar:
+    progress = tqdm(
+        total=len(plan.order), unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1
+    )
+    with progress as bar:
         for outcome, part in run_jobs(convert_shard, jobs, workers, bar.update):
             outcomes.append(outcome)
             sums.merge(part)
@@ -83,87 +191,34 @@ def _convert(jobs: list[ShardJob], request: ShardRequest, *, quiet: bool) -> tup
     return outcomes, sums
 
 
-def shard_all(request: ShardRequest, *, quiet: bool = False) -> Iterator[tuple[Path, layout.Manifest, bool]]:
-    """Convert every split that the source holds and yield (folder, manifest, whether there was work to do).
-
-    A source with ``train/`` and ``val/`` gives ``folder/train`` and ``folder/val``, the latter with the former's
-    class order; any other source is one split, written to ``folder`` itself. Raises what ``shard`` raises.
-    """
-    for part in split_requests(request):
-        if request.classes is None and part.split != "train" and len(split_folders(request.source)) > 1:
-            part = replace(part, classes=_training_classes(request))
-        manifest, worked = shard(part, quiet=quiet)
-        yield part.folder, manifest, worked
-
-
-def split_requests(request: ShardRequest) -> list[ShardRequest]:
-    """One request for each split that is asked for and there. Raises SourceError if the asked-for one is missing."""
-    splits = split_folders(request.source)
-    if not splits:
-        return [replace(request, split=request.split or split_named(request.source.name))]
-    if request.split and request.split not in splits:
-        raise SourceError(f"{request.source} has {', '.join(splits)}, but not the asked-for --split {request.split}")
-    return [
-        replace(request, source=path, folder=request.folder / name, split=name)
-        for name, path in splits.items()
-        if request.split in ("", name)
-    ]
-
-
-def _training_classes(request: ShardRequest) -> tuple[str, ...]:
-    return list_source(split_folders(request.source)["train"]).classes
-
-
 def summary(folder: Path, manifest: layout.Manifest, worked: bool) -> str:
-    """Two lines for a person: what is in ``folder`` and that the audit closes."""
+    """Some lines for a person: what is in ``folder``, what was remarkable, and that the audit closes."""
     c = manifest.counts
     size = sum(s.num_bytes for s in manifest.shards) / 2**20
-    return (
+    return "\n".join([
         f"{folder}: {'' if worked else 'already complete, '}{manifest.split}, {manifest.num_samples:,} samples "
         f"of {len(manifest.classes)} classes in {len(manifest.shards)} shards ({size:.1f} MiB), "
-        f"digest {manifest.digest[:12]}\n"
+        f"digest {manifest.digest[:12]}",
+        f"  from {manifest.source_form}",
+        *(f"  NOTE {notice}" for notice in manifest.notices),
         f"  found {c.found:,} = written {c.written:,} + quarantined {c.quarantined:,} + excluded {c.excluded:,}"
-        + (f"   (reasons: {folder / layout.QUARANTINE})" if c.quarantined or c.excluded else "")
-    )
+        + (f"   (reasons: {folder / layout.QUARANTINE})" if c.quarantined or c.excluded else ""),
+    ])  # fmt: skip
 
 
-def _jobs(source: Source, request: ShardRequest) -> list[ShardJob]:
-    order = shuffled([image.key for image in source.images], request.seed)
-    return [
-        ShardJob(
-            name=layout.shard_name(request.split, index),
-            images=tuple(source.images[order[i]] for i in positions),
-            source_root=source.root,
-            folder=request.folder,
-            encode=request.encode,
-            label_digits=label_digits(len(source.classes)),
-        )
-        for index, positions in enumerate(split_evenly(len(order), num_shards(len(order))))
-    ]
-
-
-def _plan_digest(source: Source, request: ShardRequest) -> str:
-    """Identity of the plan: the sorted source list, labels, seed and recipe; not the workers, not the place."""
-    images = [[image.path, image.key, image.label] for image in source.images]
-    return layout.json_digest(
-        [layout.SCHEMA, request.split, request.seed, asdict(request.encode), list(source.classes), images]
-    )
-
-
-def _finish(
-    source: Source, request: ShardRequest, plan_digest: str, outcomes: list[ShardOutcome], sums: PixelSums
-) -> layout.Manifest:
+def _finish(plan: Plan, plan_digest: str, outcomes: list[ShardOutcome], sums: PixelSums) -> layout.Manifest:
+    request, listing = plan.request, plan.listing
     refused = sorted((row for o in outcomes for row in o.refused), key=lambda row: str(row["path"]))
     left_out = [{"outcome": "quarantined", **row} for row in refused]
-    left_out += [{"outcome": "excluded", "path": path, "reason": why} for path, why in source.excluded]
+    left_out += [{"outcome": "excluded", "path": path, "reason": why} for path, why in listing.excluded]
     quarantine = _json_lines(left_out)
     layout.publish(request.folder / layout.QUARANTINE, quarantine)
     if sums.num_images == 0:
         raise SourceError(
-            f"{source.root}: none of the {len(source.images)} files is a usable image; "
+            f"{request.source}: none of the {len(listing)} files is a usable image; "
             f"see {request.folder / layout.QUARANTINE} for the reasons"
         )
-    manifest = _manifest(source, request, plan_digest, outcomes, refused)
+    manifest = _manifest(plan, plan_digest, outcomes, refused)
     manifest = replace(manifest, quarantine_sha256=hashlib.sha256(quarantine).hexdigest())
     layout.save_stats(request.folder, summarise(sums, manifest.digest), sums.mean_image())
     sidecars.write(request.folder, manifest)
@@ -173,46 +228,54 @@ def _finish(
 
 
 def _manifest(
-    source: Source,
-    request: ShardRequest,
-    plan_digest: str,
-    outcomes: list[ShardOutcome],
-    refused: list[dict[str, Any]],
+    plan: Plan, plan_digest: str, outcomes: list[ShardOutcome], refused: list[dict[str, Any]]
 ) -> layout.Manifest:
+    request, listing = plan.request, plan.listing
     written: Counter[str] = Counter()
     for outcome in outcomes:
         written.update(outcome.written_by_class)
-    quarantined = Counter(str(row["wnid"]) for row in refused)
-    tried = Counter(image.wnid for image in source.images)
-    excluded = Counter(path.split("/")[0] for path, _ in source.excluded if "/" in path)
-    by_class = {
-        wnid: layout.Counts(
-            found=tried[wnid] + excluded[wnid],
-            written=written[wnid],
-            quarantined=quarantined[wnid],
-            excluded=excluded[wnid],
-        )
-        for wnid in source.classes
-    }
+    excluded = len(listing.excluded)
     return layout.Manifest(
         split=request.split,
         seed=request.seed,
         encode=request.encode,
         plan_digest=plan_digest,
-        source=source.root.resolve().name,
-        classes=source.classes,
+        source=request.source.resolve().name,
+        source_form=plan.form,
+        classes=listing.classes,
         shards=tuple(o.record for o in outcomes if o.record is not None),
         quarantine_sha256="",
         counts=layout.Counts(
-            found=len(source.images) + len(source.excluded),
-            written=written.total(),
-            quarantined=len(refused),
-            excluded=len(source.excluded),
+            found=len(listing) + excluded, written=written.total(), quarantined=len(refused), excluded=excluded
         ),
-        counts_by_class=by_class,
-        tool={name: version(name) for name in ("alexstream", "numpy", "pillow", "pyarrow")}
+        counts_by_class=_counts_by_class(listing, written, Counter(str(row["wnid"]) for row in refused)),
+        ilsvrc2012_ids=dict(listing.ilsvrc2012_ids),
+        class_names=dict(listing.class_names),
+        notices=listing.notices,
+        tool={name: version(name) for name in ("alexstream", "numba", "numpy", "pillow", "pyarrow", "simplejpeg")}
         | {"python": platform.python_version()},
     )
+
+
+def _counts_by_class(
+    listing: Listing, written: Counter[str], quarantined: Counter[str]
+) -> dict[str, layout.Counts]:
+    excluded = Counter(_class_in(path, set(listing.classes)) for path, _ in listing.excluded)
+    return {
+        wnid: layout.Counts(
+            found=tried + excluded[wnid],
+            written=written[wnid],
+            quarantined=quarantined[wnid],
+            excluded=excluded[wnid],
+        )
+        for wnid, tried in listing.counts_by_class().items()
+    }
+
+
+def _class_in(path: str, classes: set[str]) -> str:
+    """The class whose folder or archive a path goes through; empty if none."""
+    parts = (part.removesuffix(".tar") for part in path.split("/")[:-1])
+    return next((part for part in parts if part in classes), "")
 
 
 def _json_lines(rows: Iterable[dict[str, Any]]) -> bytes:

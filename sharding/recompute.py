@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sharding import layout
-from sharding.errors import DatasetError
-from sharding.image import decode_stored
+from sharding.errors import BadImageError, DatasetError
+from sharding.image import stored_pixels
 from sharding.stats import PixelSums, summarise
 from sharding.workers import default_workers, run_jobs
 
@@ -74,15 +74,16 @@ def _sum_shard(job: _SumJob, progress: Callable[[int], None]) -> PixelSums:
     path = job.folder / f"{job.shard.name}.tar"
     if not path.is_file():
         raise DatasetError(f"{path} is missing; restore it or shard the source again")
-    contents = path.read_bytes()
-    if hashlib.sha256(contents).hexdigest() != job.shard.sha256:
-        raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
-    one = layout.load_catalog_shard(job.folder, job.shard, ("key", "offset", "size"))
+    one = layout.load_catalog_shard(job.folder, job.shard, ("key", "extension", "offset", "size"))
     sums = PixelSums(job.manifest.encode.size_px)
-    for key, offset, size in zip(one["key"], one["offset"], one["size"], strict=True):
-        try:
-            sums.add(decode_stored(contents[offset : offset + size]))
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{path}: sample {key} does not decode ({error})") from error
-        progress(1)
+    with path.open("rb") as tar:
+        if hashlib.file_digest(tar, "sha256").hexdigest() != job.shard.sha256:
+            raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
+        for key, extension, offset, size in zip(*one.values(), strict=True):
+            tar.seek(offset)
+            try:
+                sums.add(stored_pixels(tar.read(size), extension, job.manifest.encode))
+            except (BadImageError, ValueError) as error:
+                raise DatasetError(f"{path}: sample {key} does not decode ({error})") from error
+            progress(1)
     return sums

@@ -35,7 +35,11 @@ def write(folder: Path, manifest: layout.Manifest) -> None:
 
 def contents(manifest: layout.Manifest) -> dict[str, bytes]:
     """File name → content: all of it follows from the manifest, so that it can be checked against it."""
-    classes = [{"index": i, "wnid": wnid} for i, wnid in enumerate(manifest.classes)]
+    ids, names = manifest.ilsvrc2012_ids, manifest.class_names
+    classes = [
+        {"index": i, "wnid": wnid, "ilsvrc2012_id": ids.get(wnid), "name": names.get(wnid)}
+        for i, wnid in enumerate(manifest.classes)
+    ]
     shards = [
         {"url": f"{s.name}.tar", "nsamples": s.num_samples, "filesize": s.num_bytes, "md5sum": s.md5}
         for s in manifest.shards

@@ -6,19 +6,18 @@ Gives findings instead of raising, so that one damaged shard does not hide anoth
 from __future__ import annotations
 
 import hashlib
-import io
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
 from sharding import layout, sidecars
-from sharding.errors import AlexstreamError, DatasetError
-from sharding.image import decode_stored
+from sharding.errors import AlexstreamError, BadImageError, DatasetError
+from sharding.image import stored_pixels
 from sharding.stats import PixelSums, summarise
 from sharding.tar import Member, index_bytes
 from sharding.workers import default_workers, run_jobs
@@ -54,8 +53,7 @@ class Verdict:
 class _Job:
     folder: Path
     shard: layout.ShardRecord
-    classes: tuple[str, ...]
-    size_px: int
+    manifest: layout.Manifest
     fast: bool
 
 
@@ -92,7 +90,7 @@ def verify(folder: Path, *, fast: bool = False, num_workers: int = 0, quiet: boo
 
 def _prove_shards(folder: Path, manifest: layout.Manifest, fast: bool, num_workers: int, quiet: bool) -> _Proof:
     jobs = [
-        _Job(folder=folder, shard=shard, classes=manifest.classes, size_px=manifest.encode.size_px, fast=fast)
+        _Job(folder=folder, shard=shard, manifest=replace(manifest, shards=(), counts_by_class={}), fast=fast)
         for shard in manifest.shards
     ]
     workers = min(num_workers or default_workers(), len(jobs))
@@ -104,38 +102,45 @@ def _prove_shards(folder: Path, manifest: layout.Manifest, fast: bool, num_worke
 
 
 def _prove_shard(job: _Job, progress: Callable[[int], None]) -> _Proof:
-    proof = _Proof(sums=PixelSums(job.size_px))
-    contents: dict[str, bytes] = {}
+    proof = _Proof(sums=PixelSums(job.manifest.encode.size_px))
     expected = {"tar": job.shard.sha256, "idx": job.shard.index_sha256, "parquet": job.shard.catalog_sha256}
     for extension, digest in expected.items():
-        name = f"{job.shard.name}.{extension}"
-        path = job.folder / name
-        if not path.is_file():
-            proof.findings.append(Finding(file=name, problem="is missing"))
-            continue
-        contents[extension] = path.read_bytes()
-        if extension == "tar" and len(contents["tar"]) != job.shard.num_bytes:
-            problem = f"has {len(contents['tar'])} bytes, the manifest says {job.shard.num_bytes}"
-            proof.findings.append(Finding(file=name, problem=problem))
-        elif hashlib.sha256(contents[extension]).hexdigest() != digest:
-            proof.findings.append(Finding(file=name, problem="sha256 differs from the manifest's"))
+        problem = _prove_file(job.folder / f"{job.shard.name}.{extension}", digest)
+        if extension == "tar" and problem and (size := _size(job)) not in (-1, job.shard.num_bytes):
+            problem = f"has {size} bytes, the manifest says {job.shard.num_bytes}"
+        if problem:
+            proof.findings.append(Finding(file=f"{job.shard.name}.{extension}", problem=problem))
     if proof.findings or job.fast:
         progress(job.shard.num_samples)
-    else:
-        try:
-            _prove_samples(job, contents, proof, progress)
-        except (tarfile.TarError, OSError, ValueError, KeyError) as error:
-            problem = f"is not what DATASET v1 describes ({error})"
-            proof.findings.append(Finding(file=f"{job.shard.name}.tar", problem=problem))
+        return proof
+    try:
+        with (job.folder / f"{job.shard.name}.tar").open("rb") as tar:
+            _prove_samples(job, tar, proof, progress)
+    except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+        problem = f"is not what DATASET v1 describes ({error})"
+        proof.findings.append(Finding(file=f"{job.shard.name}.tar", problem=problem))
     return proof
 
 
-def _prove_samples(job: _Job, contents: dict[str, bytes], proof: _Proof, progress: Callable[[int], None]) -> None:
+def _prove_file(path: Path, sha256: str) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    with path.open("rb") as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    return None if same else "sha256 differs from the manifest's"
+
+
+def _size(job: _Job) -> int:
+    path = job.folder / f"{job.shard.name}.tar"
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _prove_samples(job: _Job, tar: BinaryIO, proof: _Proof, progress: Callable[[int], None]) -> None:
     """Walk the tar and compare index, catalog, labels and pixels with what is there."""
     tar_name = f"{job.shard.name}.tar"
-    members = _walk(contents["tar"])
+    members = _walk(tar)
     pairs = list(zip(members[::2], members[1::2], strict=False))
-    if index_bytes(pairs) != contents["idx"]:
+    if index_bytes(pairs) != (job.folder / f"{job.shard.name}.idx").read_bytes():
         proof.findings.append(Finding(file=f"{job.shard.name}.idx", problem="does not describe the tar's members"))
     rows = layout.load_catalog_shard(job.folder, job.shard, layout.CATALOG_COLUMNS)
     if len(rows["key"]) != len(pairs) or len(pairs) != job.shard.num_samples:
@@ -144,7 +149,8 @@ def _prove_samples(job: _Job, contents: dict[str, bytes], proof: _Proof, progres
         return
     for i, (image, label) in enumerate(pairs):
         row = {name: column[i] for name, column in rows.items()}
-        wrong = _prove_sample(job, contents["tar"], image, label, row, proof.sums)
+        contents = [_read(tar, member) for member in (image, label)]
+        wrong = _wrong_place(image, label, row) or _wrong_content(job.manifest, *contents, row, proof.sums)
         if wrong:
             proof.findings.append(Finding(file=tar_name, problem=f"sample {row['key']}: {wrong}"))
         proof.keys[str(row["key"])] += 1
@@ -152,30 +158,38 @@ def _prove_samples(job: _Job, contents: dict[str, bytes], proof: _Proof, progres
         progress(1)
 
 
-def _prove_sample(
-    job: _Job, tar: bytes, image: Member, label: Member, row: dict[str, Any], sums: PixelSums
-) -> str | None:
-    """What is wrong with one sample, or None; its pixels are added to ``sums``."""
-    jpeg, text = (tar[m.offset : m.offset + m.size] for m in (image, label))
-    if (image.name, label.name) != (f"{row['key']}.jpg", f"{row['key']}.cls"):
+def _read(tar: BinaryIO, member: Member) -> bytes:
+    tar.seek(member.offset)
+    return tar.read(member.size)
+
+
+def _wrong_place(image: Member, label: Member, row: dict[str, Any]) -> str | None:
+    if (image.name, label.name) != (f"{row['key']}.{row['extension']}", f"{row['key']}.cls"):
         return f"members are called {image.name} and {label.name}"
     if (image.offset, image.size) != (row["offset"], row["size"]):
         return f"lies at {image.offset} ({image.size} bytes), the catalog says {row['offset']} ({row['size']} bytes)"
-    if not text.isdigit() or int(text) != row["label"] or not 0 <= int(text) < len(job.classes):
-        return f"label {text!r}, the catalog says {row['label']}"
-    if job.classes[int(text)] != row["wnid"]:
-        return f"label {int(text)} is class {job.classes[int(text)]}, the catalog says {row['wnid']}"
-    if hashlib.sha256(jpeg).hexdigest() != row["stored_sha256"]:
+    return None
+
+
+def _wrong_content(
+    manifest: layout.Manifest, image: bytes, label: bytes, row: dict[str, Any], sums: PixelSums
+) -> str | None:
+    """What is wrong with the contents of one sample, or None; its pixels are added to ``sums``."""
+    if not label.isdigit() or int(label) != row["label"] or not 0 <= int(label) < len(manifest.classes):
+        return f"label {label!r}, the catalog says {row['label']}"
+    if manifest.classes[int(label)] != row["wnid"]:
+        return f"label {int(label)} is class {manifest.classes[int(label)]}, the catalog says {row['wnid']}"
+    if hashlib.sha256(image).hexdigest() != row["stored_sha256"]:
         return "sha256 differs from the catalog's"
     try:
-        sums.add(decode_stored(jpeg))
-    except (OSError, ValueError) as error:
+        sums.add(stored_pixels(image, row["extension"], manifest.encode))
+    except (BadImageError, ValueError) as error:
         return f"does not decode ({error})"
     return None
 
 
-def _walk(tar: bytes) -> list[Member]:
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+def _walk(tar: BinaryIO) -> list[Member]:
+    with tarfile.open(fileobj=tar) as archive:
         return [Member(name=m.name, offset=m.offset_data, size=m.size) for m in archive]
 
 

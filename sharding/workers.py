@@ -11,8 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ from sharding.errors import AlexstreamError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Work = Callable[[Job, Callable[[int], None]], Result]
+
+WAITING_JOBS = 2  # for each worker, ready beside those that run, so that none waits for its next
 
 _done: Any = None  # in a worker: the shared counts of finished items, one a job ...
 _stop: Any = None  # ... and the shared flag that ends a job before its time
@@ -33,30 +36,31 @@ def default_workers() -> int:
 
 
 def run_jobs(
-    work: Work[Job, Result], jobs: Iterable[Job], num_workers: int, tick: Callable[[int], None]
+    work: Work[Job, Result], jobs: Sequence[Job], num_workers: int, tick: Callable[[int], None]
 ) -> Iterator[Result]:
-    """Yield ``work(job, progress)`` of every job, in the order of ``jobs``.
+    """Yield ``work(job, progress)`` of every job, in the order of ``jobs``; a job is made when its turn comes.
 
     ``tick`` is called several times a second with the number of items done since the last call. Raises
     AlexstreamError if a worker process dies, and whatever a job raises.
     """
     context = multiprocessing.get_context("spawn")
-    listed = list(jobs)
-    done, stop = context.RawArray("q", len(listed)), context.RawValue("b", 0)
-    seen = 0
+    done, stop = context.RawArray("q", len(jobs)), context.RawValue("b", 0)
     shared = (done, stop, os.getpid())
+    futures: deque[Future[Result]] = deque()
+    seen = submitted = 0
     with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=shared) as pool:
-        with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
-            futures = [pool.submit(_call, work, job, index) for index, job in enumerate(listed)]
         try:
-            for future in futures:
-                while not future.done():
-                    wait([future], timeout=0.2, return_when=FIRST_COMPLETED)
-                    now = sum(done)
-                    tick(now - seen)
-                    seen = now
-                yield future.result()
-            tick(sum(done) - seen)
+            for _ in range(len(jobs)):
+                while submitted < len(jobs) and len(futures) <= num_workers * WAITING_JOBS:
+                    job = jobs[submitted]
+                    with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
+                        futures.append(pool.submit(_call, work, job, submitted))
+                    submitted += 1
+                while not futures[0].done():
+                    wait([futures[0]], timeout=0.2, return_when=FIRST_COMPLETED)
+                    seen = _report(done, seen, tick)
+                yield futures.popleft().result()
+            _report(done, seen, tick)
         except BrokenProcessPool as error:
             raise AlexstreamError(
                 f"a worker process died (out of memory, or killed); what is finished stays; "
@@ -65,6 +69,12 @@ def run_jobs(
         finally:
             stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _report(done: Any, seen: int, tick: Callable[[int], None]) -> int:
+    now = sum(done)
+    tick(now - seen)
+    return now
 
 
 @contextmanager
