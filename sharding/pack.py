@@ -59,6 +59,12 @@ class Plan:
     listing: Listing
     order: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, request: ShardRequest, form: str, listing: Listing) -> Plan:
+        """The plan that a listing, a seed and a recipe make."""
+        order = shuffled(listing.table.column("key"), request.seed)
+        return cls(request=request, form=form, listing=listing, order=order)
+
     @property
     def digest(self) -> str:
         """Identity of the plan: the listing, seed and recipe; not the workers, not the place."""
@@ -66,9 +72,12 @@ class Plan:
         return layout.json_digest([layout.SCHEMA, r.split, r.seed, asdict(r.encode), self.listing.digest()])
 
 
-class _Jobs(Sequence[ShardJob]):
+def jobs(plan: Plan) -> Sequence[ShardJob]:
     """The shard jobs of a plan, each made when it is asked for: together they would hold the listing twice."""
+    return _Jobs(plan)
 
+
+class _Jobs(Sequence[ShardJob]):
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._ranges = split_evenly(len(plan.order), num_shards(len(plan.order), plan.request.encode))
@@ -117,8 +126,7 @@ def plans(request: ShardRequest) -> Iterator[Plan]:
 def _plan(recognised: Recognised, name: str, request: ShardRequest) -> Plan:
     listing = build(recognised.splits[name](), request.classes, where=str(request.source))
     _check_beside(request, listing)
-    order = shuffled(listing.table.column("key"), request.seed)
-    return Plan(request=request, form=recognised.says, listing=listing, order=order)
+    return Plan.of(request, recognised.says, listing)
 
 
 def _beside(request: ShardRequest) -> dict[str, layout.Manifest]:
@@ -170,15 +178,15 @@ def shard_all(request: ShardRequest, *, quiet: bool = False) -> Iterator[tuple[P
 
 def _convert(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]:
     """Run the jobs; shards that an earlier run finished are checked and kept. One shard's sums at a time in memory."""
-    request, jobs = plan.request, _Jobs(plan)
+    request, todo = plan.request, jobs(plan)
     outcomes, sums = [], PixelSums(request.encode.size_px)
     num_refused = 0
-    workers = min(request.num_workers or default_workers(), len(jobs))
+    workers = min(request.num_workers or default_workers(), len(todo))
     progress = tqdm(
         total=len(plan.order), unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1
     )
     with progress as bar:
-        for outcome, part in run_jobs(convert_shard, jobs, workers, bar.update):
+        for outcome, part in run_jobs(convert_shard, todo, workers, bar.update):
             outcomes.append(outcome)
             sums.merge(part)
             num_refused += len(outcome.refused)
