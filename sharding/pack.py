@@ -152,7 +152,13 @@ def _check_beside(request: ShardRequest, listing: Listing) -> None:
             )
 
 
-def shard(plan: Plan, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
+def shard(request: ShardRequest, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
+    """Convert a source with a single split, or the split asked for. Returns what ``shard_plan`` does."""
+    ((_, manifest, worked),) = shard_all(request, quiet=quiet)
+    return manifest, worked
+
+
+def shard_plan(plan: Plan, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
     """Convert one planned split. Returns the manifest and whether any work was needed.
 
     The same source, seed and recipe over a finished folder is recognised and left alone. Raises SourceError for a
@@ -169,10 +175,10 @@ def shard(plan: Plan, *, quiet: bool = False) -> tuple[layout.Manifest, bool]:
 def shard_all(request: ShardRequest, *, quiet: bool = False) -> Iterator[tuple[Path, layout.Manifest, bool]]:
     """Convert every split that the source holds and yield (folder, manifest, whether there was work to do).
 
-    Raises what ``plans`` and ``shard`` raise.
+    Raises what ``plans`` and ``shard_plan`` raise.
     """
     for plan in plans(request):
-        manifest, worked = shard(plan, quiet=quiet)
+        manifest, worked = shard_plan(plan, quiet=quiet)
         yield plan.request.folder, manifest, worked
 
 
@@ -182,9 +188,7 @@ def _convert(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]
     outcomes, sums = [], PixelSums(request.encode.size_px)
     num_refused = 0
     workers = min(request.num_workers or default_workers(), len(todo))
-    progress = tqdm(
-        total=len(plan.order), unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1
-    )
+    progress = tqdm(total=len(plan.order), unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1)
     with progress as bar:
         for outcome, part in run_jobs(convert_shard, todo, workers, bar.update):
             outcomes.append(outcome)
@@ -265,9 +269,7 @@ def _manifest(
     )
 
 
-def _counts_by_class(
-    listing: Listing, written: Counter[str], quarantined: Counter[str]
-) -> dict[str, layout.Counts]:
+def _counts_by_class(listing: Listing, written: Counter[str], quarantined: Counter[str]) -> dict[str, layout.Counts]:
     excluded = Counter(_class_in(path, set(listing.classes)) for path, _ in listing.excluded)
     return {
         wnid: layout.Counts(
