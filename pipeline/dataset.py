@@ -42,6 +42,11 @@ def open_dataset(folder: Path) -> Dataset:
     shard is missing, has another size than the manifest says, or the catalog points outside it.
     """
     manifest = layout.load_manifest(folder)
+    if manifest.encode.encoding != "jpeg":
+        raise StreamError(
+            f"{folder}: stored with --encode {manifest.encode.encoding}; the training stream reads jpeg shards: "
+            "shard the source again with --encode jpeg into another folder"
+        )
     columns = layout.load_catalog(folder, manifest, ("offset", "size", "label"))
     counts = [s.num_samples for s in manifest.shards]
     shard = np.repeat(np.arange(len(counts)), counts)
