@@ -28,11 +28,15 @@ class Dataset:
         """Number of samples."""
         return len(self.label_N)
 
-    def jpeg(self, sample: int) -> NDArray[np.uint8]:
-        """The stored bytes of a sample, uint8 (size,): a view of the mapped shard, nothing is copied."""
+    def stored(self, sample: int) -> NDArray[np.uint8]:
+        """What is stored of a sample: a JPEG, uint8 (bytes,), or raw pixels, uint8 (H, W, 3).
+
+        A view of the mapped shard, nothing is copied.
+        """
         start = self.offset_N[sample]
-        tar: NDArray[np.uint8] = self.tars[self.shard_N[sample]][start : start + self.size_N[sample]]
-        return tar
+        content: NDArray[np.uint8] = self.tars[self.shard_N[sample]][start : start + self.size_N[sample]]
+        size_px = self.manifest.encode.size_px
+        return content.reshape(size_px, size_px, 3) if self.manifest.encode.encoding == "raw" else content
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -42,9 +46,9 @@ def open_dataset(folder: Path) -> Dataset:
     shard is missing, has another size than the manifest says, or the catalog points outside it.
     """
     manifest = layout.load_manifest(folder)
-    if manifest.encode.encoding != "jpeg":
+    if manifest.encode.encoding == "keep":
         raise StreamError(
-            f"{folder}: stored with --encode {manifest.encode.encoding}; the training stream reads jpeg shards: "
+            f"{folder}: stored with --encode keep; the training stream reads jpeg and raw shards: "
             "shard the source again with --encode jpeg into another folder"
         )
     columns = layout.load_catalog(folder, manifest, ("offset", "size", "label"))

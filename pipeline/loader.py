@@ -104,7 +104,7 @@ class ShardedData:
         self, data: Dataset, source: Callable[[int], Step], part: Part, device: torch.device
     ) -> Iterator[CropBatch]:
         size = self.batch_size // part.count
-        crops = crop_batches(source, size, device, self.num_threads, self.prefetch)
+        crops = crop_batches(source, size, device, self.num_threads, self.prefetch, data.manifest.encode.encoding)
         try:
             yield from crops
         except RuntimeError as error:
@@ -153,7 +153,7 @@ def _samples(data: Dataset, augmenter: Augmenter, epochs: np.ndarray, ids: np.nd
     draws = augmenter.draw(epochs, ids)
     real = np.where(ids == PADDING, 0, ids)
     labels = np.where(ids == PADDING, PADDING, data.label_N[real])
-    return [data.jpeg(i) for i in real], labels, ids, draws.yx_N2, draws.flip_N, draws.rgb_N3
+    return [data.stored(i) for i in real], labels, ids, draws.yx_N2, draws.flip_N, draws.rgb_N3
 
 
 def _first_line(error: RuntimeError) -> str:

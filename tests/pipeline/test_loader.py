@@ -47,7 +47,7 @@ def test_crops_equal_the_numpy_reference_bit_for_bit_and_finished_images_within_
         draws = augmenter.draw(*training_batch(len(opened), 16, 5, step))
         finished = finish(crops)
         for i, sample in enumerate(crops.ids_N.tolist()):
-            pixels = np.asarray(Image.open(io.BytesIO(opened.jpeg(sample).tobytes())).convert("RGB"))
+            pixels = np.asarray(Image.open(io.BytesIO(opened.stored(sample).tobytes())).convert("RGB"))
             yx, flip, rgb = draws.yx_N2[i], int(draws.flip_N[i]), draws.rgb_N3[i]
             crop = reference_crop(pixels, yx, flip)
             assert np.array_equal(crops.crops_NCHW[i].numpy(), crop)
@@ -127,7 +127,7 @@ def test_validation_is_every_image_once_centre_cropped_without_flip_or_light(dat
     assert ids.tolist() == [*range(16), -1, -1]
     assert labels.tolist() == [*opened.label_N, -1, -1]
     for i in range(16):
-        pixels = np.asarray(Image.open(io.BytesIO(opened.jpeg(i).tobytes())).convert("RGB"))[16:240, 16:240]
+        pixels = np.asarray(Image.open(io.BytesIO(opened.stored(i).tobytes())).convert("RGB"))[16:240, 16:240]
         expected = pixels.astype(np.float64) - mean[16:240, 16:240]
         assert np.abs(images[i].permute(1, 2, 0).numpy() - expected).max() <= 2**-15
 
@@ -137,7 +137,7 @@ def test_augmentation_none_is_the_centre_crop(data):
     opened = open_dataset(data.train)
     stats = layout.load_stats(opened.folder, opened.manifest)
     mean = layout.load_mean_image(opened.folder, stats)[16:240, 16:240]
-    pixels = np.asarray(Image.open(io.BytesIO(opened.jpeg(int(ids[0])).tobytes())).convert("RGB"))[16:240, 16:240]
+    pixels = np.asarray(Image.open(io.BytesIO(opened.stored(int(ids[0])).tobytes())).convert("RGB"))[16:240, 16:240]
     assert np.abs(images[0].permute(1, 2, 0).numpy() - (pixels - mean)).max() <= 2**-15
 
 
