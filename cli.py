@@ -179,10 +179,11 @@ def shard(
       cli.py shard --src imagenet/ --out originals/ --encode keep
       cli.py shard --src photos/ --out shards/ --classes labels.txt --dry-run
     """
+    from sharding.sources.classes import classes_from
+
     from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe
     from sharding.pack import ShardRequest, shard_all, summary
-    from sharding.sources.classes import classes_from
 
     request = ShardRequest(
         source=src,
@@ -344,6 +345,13 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     help="Decoding threads per process; 0: cores / devices.",
 )
 @click.option(
+    "--on-bad-sample",
+    default="fail",
+    show_default=True,
+    type=click.Choice(["fail", "skip"]),
+    help="What a damaged sample does: end the run, or be passed over and logged.",
+)
+@click.option(
     "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines."
 )
 @click.option(
@@ -368,6 +376,7 @@ def train(
     augment: str,
     seed: int,
     threads: int,
+    on_bad_sample: str,
     log_every: int,
     checkpoint_every: int,
     quiet: bool,
@@ -399,6 +408,7 @@ def train(
         seed=seed,
         augmentation=augment,
         num_threads=threads or max(1, launch.cores() // devices),
+        on_bad_sample=on_bad_sample,
     )
     options = loop.RunOptions(
         folder=run_folder,

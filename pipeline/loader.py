@@ -6,15 +6,20 @@ library use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.augment import AUGMENTATIONS, NONE, Augmenter
 from pipeline.batch import Batch, CropBatch, DataFacts, Exchange, Part, no_exchange
+from pipeline.damage import Damaged, damaged
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.errors import StreamError
 from pipeline.finish import Finish
@@ -22,13 +27,17 @@ from pipeline.graph import Step, crop_batches
 from pipeline.order import PADDING, evaluation_batch, training_batch
 from sharding import layout
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardedData:
     """The batches of a training run: a training split, an optional validation split, and how they are streamed.
 
     ``batch_size`` is that of the whole replica, ``seed`` decides order and augmentation, ``num_threads`` are
-    DALI's decoding threads in each process, ``prefetch`` the batches decoded ahead. Opens nothing until asked.
+    DALI's decoding threads in each process, ``prefetch`` the batches decoded ahead. ``on_bad_sample``: ``fail`` at a
+    sample that no longer decodes, or ``skip`` it (logged; the next one takes its place, validation leaves it out).
+    Opens nothing until asked.
     """
 
     train: Path
@@ -38,6 +47,7 @@ class ShardedData:
     augmentation: str = "paper"
     num_threads: int = 1
     prefetch: int = 2
+    on_bad_sample: str = "fail"
 
     def facts(self) -> DataFacts:
         """Open and check both splits, and describe them.
@@ -77,8 +87,9 @@ class ShardedData:
         stats, mean = self._stats_and_mean(data)
         augmentation = AUGMENTATIONS[self.augmentation]
         augmenter = Augmenter.of(augmentation, self.seed, data.manifest.encode.size_px, stats)
-        steps = training_steps(data, augmenter, self.batch_size, self.seed, part)
-        crops = self._crops(data, lambda i: steps(start_step + i), part, device)
+        skipped = Skipped()
+        steps = training_steps(data, augmenter, self.batch_size, self.seed, part, skipped)
+        crops = self._crops(data, lambda i: steps(start_step + i), skipped, part, device)
         return finished(crops, exchange, Finish(mean, device, augmentation.divisor()))
 
     def validation(
@@ -93,38 +104,92 @@ class ShardedData:
         stats, mean = self._stats_and_mean(open_dataset(self.train))
         data = open_dataset(self.val)
         augmenter = Augmenter.of(NONE, self.seed, data.manifest.encode.size_px, stats)
-        steps = evaluation_steps(data, augmenter, self.batch_size, part)
-        return finished(self._crops(data, steps, part, device), exchange, Finish(mean, device))
+        skipped = Skipped()
+        steps = evaluation_steps(data, augmenter, self.batch_size, part, skipped)
+        return finished(self._crops(data, steps, skipped, part, device), exchange, Finish(mean, device))
 
     def _stats_and_mean(self, train: Dataset) -> tuple[layout.DatasetStats, np.ndarray]:
         stats = layout.load_stats(train.folder, train.manifest)
         return stats, layout.load_mean_image(train.folder, stats)
 
     def _crops(
-        self, data: Dataset, source: Callable[[int], Step], part: Part, device: torch.device
+        self, data: Dataset, source: Callable[[int], Step], skipped: Skipped, part: Part, device: torch.device
     ) -> Iterator[CropBatch]:
-        size = self.batch_size // part.count
-        crops = crop_batches(source, size, device, self.num_threads, self.prefetch, data.manifest.encode.encoding)
-        try:
-            yield from crops
-        except RuntimeError as error:
-            raise StreamError(f"{data.folder}: {_first_line(error)}; find the damage with: cli.py verify") from error
+        """The graph's batches. DALI gives up at a damaged sample: it is found, and named or passed over."""
+        size, done = self.batch_size // part.count, 0
+        while True:
+            recent: deque[Step] = deque(maxlen=self.prefetch + 2)
+            begin = done
+
+            def remembered(number: int, begin: int = begin, recent: deque[Step] = recent) -> Step:
+                recent.append(source(begin + number))
+                return recent[-1]
+
+            crops = crop_batches(
+                remembered, size, device, self.num_threads, self.prefetch, data.manifest.encode.encoding
+            )
+            try:
+                for batch in crops:
+                    done += 1
+                    yield batch
+                return
+            except RuntimeError as error:
+                found = damaged(data, (int(i) for step in recent for i in step[2]))
+                if not found:
+                    raise StreamError(
+                        f"{data.folder}: {_first_line(error)}; find the damage with: cli.py verify"
+                    ) from error
+                if self.on_bad_sample == "fail":
+                    raise found[0].error(data) from error
+                skipped.add(found)
+
+
+class Skipped:
+    """Samples that are passed over, since they no longer decode; each is logged once as it is found."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._samples: set[int] = set()
+
+    def add(self, found: Sequence[Damaged]) -> None:
+        """Pass these over from now on."""
+        self._samples.update(one.sample for one in found)
+        for one in found:
+            logger.warning("sample %s in %s.tar is damaged; passed over (%d so far)", one.key, one.shard, len(self))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._samples)
+
+    def __contains__(self, sample: int) -> bool:
+        """Whether a sample is passed over."""
+        return sample in self._samples
+
+    def replaced(self, ids_N: NDArray[np.int64], num_samples: int) -> NDArray[np.int64]:
+        """Each skipped id becomes the next one that is not: batches stay full, whatever the number of ranks."""
+        if not self._samples:
+            return ids_N
+        if len(self) >= num_samples:
+            raise StreamError(f"all {num_samples} samples are damaged; restore the shards or shard the source again")
+        return np.array([next(j % num_samples for j in count(int(i)) if j % num_samples not in self) for i in ids_N])
 
 
 def training_steps(
-    data: Dataset, augmenter: Augmenter, batch_size: int, seed: int, part: Part
+    data: Dataset, augmenter: Augmenter, batch_size: int, seed: int, part: Part, skipped: Skipped | None = None
 ) -> Callable[[int], Step]:
     """Step number → this part's samples and draws."""
-    mine = part.of(batch_size)
+    mine, left_out = part.of(batch_size), Skipped() if skipped is None else skipped
 
     def step(number: int) -> Step:
         epochs, ids = training_batch(len(data), batch_size, seed, number)
-        return _samples(data, augmenter, epochs[mine], ids[mine])
+        return _samples(data, augmenter, epochs[mine], left_out.replaced(ids[mine], len(data)))
 
     return step
 
 
-def evaluation_steps(data: Dataset, augmenter: Augmenter, batch_size: int, part: Part) -> Callable[[int], Step]:
+def evaluation_steps(
+    data: Dataset, augmenter: Augmenter, batch_size: int, part: Part, skipped: Skipped
+) -> Callable[[int], Step]:
     """As ``training_steps`` for one pass in catalog order; raises StopIteration at the end."""
     mine = part.of(batch_size)
 
@@ -132,6 +197,7 @@ def evaluation_steps(data: Dataset, augmenter: Augmenter, batch_size: int, part:
         if number * batch_size >= len(data):
             raise StopIteration
         ids = evaluation_batch(len(data), batch_size, number)[mine]
+        ids = np.where([int(i) in skipped for i in ids], PADDING, ids)
         return _samples(data, augmenter, np.zeros_like(ids), ids)
 
     return step

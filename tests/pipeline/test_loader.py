@@ -194,11 +194,36 @@ def test_splits_with_other_classes_are_refused(sample_shards, position_cards):
         facts(sample_shards / "train", val=position_cards)
 
 
-def test_a_sample_that_no_longer_decodes_is_an_error_that_names_the_data_set(copy):
-    opened = open_dataset(copy)
-    start = int(opened.offset_N[3])
-    with (copy / "train-000000.tar").open("r+b") as file:
-        file.seek(start)
+def damage(folder, sample):
+    """Overwrite the start of a stored image; returns its key."""
+    opened = open_dataset(folder)
+    with (folder / f"{opened.manifest.shards[opened.shard_N[sample]].name}.tar").open("r+b") as file:
+        file.seek(int(opened.offset_N[sample]))
         file.write(b"\0" * 64)
-    with pytest.raises(StreamError, match="train"):
+    return layout.load_catalog(folder, opened.manifest, ("key",))["key"][sample]
+
+
+def test_a_sample_that_no_longer_decodes_is_an_error_that_names_shard_and_key(copy):
+    key = damage(copy, 3)
+    with pytest.raises(StreamError, match=rf"sample {key} in train-000000\.tar .* --on-bad-sample skip"):
         list(islice(ShardedData(train=copy, batch_size=16).training(), 5))
+
+
+def test_damaged_samples_can_be_passed_over_and_the_rest_is_undisturbed(copy, caplog):
+    sound = list(islice(ShardedData(train=copy, batch_size=16).training(), 5))
+    sound_ids = torch.cat([b.ids_N for b in sound])
+    keys = {damage(copy, 3), damage(copy, 40)}
+    batches = list(islice(ShardedData(train=copy, batch_size=16, on_bad_sample="skip").training(), 5))
+    ids = torch.cat([b.ids_N for b in batches])
+    same = (sound_ids != 3) & (sound_ids != 40)
+    assert torch.equal(ids[same], sound_ids[same]) and set(ids[~same].tolist()) == {4, 41}
+    images = [torch.cat([b.images_NCHW for b in stream]) for stream in (batches, sound)]
+    assert torch.equal(images[0][same], images[1][same])
+    assert all(any(key in record.getMessage() for record in caplog.records) for key in keys)
+
+
+def test_validation_leaves_damaged_samples_out(copy):
+    damage(copy, 5)
+    data = ShardedData(train=copy, val=copy, batch_size=16, on_bad_sample="skip")
+    labels = torch.cat([b.labels_N for b in data.validation()])
+    assert int((labels >= 0).sum()) == len(open_dataset(copy)) - 1
