@@ -1,0 +1,159 @@
+"""What the development kit says: class names, ILSVRC2012 ids, and the class of every validation image.
+
+In: the devkit as ``.tar.gz``, as ``.tar``, or unpacked. Out: ``Devkit``, or ``Truth`` for images that have no label
+of their own; ``kaggle`` makes a ``Truth`` too, of its own table.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sharding.errors import SourceError
+from sharding.sources import ilsvrc
+from sharding.sources.place import Item, files_of, is_gzip, is_system, read_all
+
+_TRUTHS = (ilsvrc.GROUND_TRUTH, ilsvrc.GROUND_TRUTH.replace("2012", "2010"))
+_MAX_KIT = 64 << 20  # the kit has 2.5 MB; nothing larger is opened in search of one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """Classes of the validation images: one for each in the order of their names, or by name without extension."""
+
+    where: str
+    in_order: Sequence[str] = ()
+    by_stem: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, file_names: Sequence[str], where: str) -> tuple[list[str | None], list[str]]:
+        """The class of each of these names, which are sorted; and notices. None is an image without a label.
+
+        Line i is the i-th name. Where there are more or fewer images than lines, the number in the name tells the
+        line. Raises SourceError where neither is certain.
+        """
+        if self.by_stem:
+            return [self.by_stem.get(name.partition(".")[0]) for name in file_names], []
+        if len(file_names) == len(self.in_order):
+            return list(self.in_order), []
+        numbers = [ilsvrc.val_number(name) for name in file_names]
+        count = f"{where}: {len(file_names):,} images, where {self.where} has {len(self.in_order):,} lines"
+        inside = [number for number in numbers if number is not None and 1 <= number <= len(self.in_order)]
+        if len(set(inside)) < len(numbers):
+            raise SourceError(
+                f"{count}, and the images' names do not number these lines; fetch the archive and the devkit that "
+                f"belong together ({ilsvrc.VAL_TAR}, {ilsvrc.DEVKIT})"
+            )
+        return [self.in_order[number - 1] for number in inside], [f"{count}: partial, each labelled by its number"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devkit:
+    """A devkit: where it is, its leaf classes, and its ground truth as ILSVRC2012 ids (empty if it has none)."""
+
+    where: str
+    ids: Mapping[str, int]
+    names: Mapping[str, str]
+    ground_truth: tuple[int, ...]
+
+    def truth(self) -> Truth:
+        """The classes of the validation images. Raises SourceError if it has none, or an id that is no class."""
+        if not self.ground_truth:
+            raise SourceError(f"{self.where}: has no {ilsvrc.GROUND_TRUTH}; {ilsvrc.FETCH_DEVKIT}")
+        wnid = {number: name for name, number in self.ids.items()}
+        wrong = next((line for line, number in enumerate(self.ground_truth, 1) if number not in wnid), None)
+        if wrong is not None:
+            raise SourceError(
+                f"{self.where}: line {wrong} of {ilsvrc.GROUND_TRUTH} is {self.ground_truth[wrong - 1]}, which is the "
+                f"id of none of the {len(wnid)} classes in meta.mat; {ilsvrc.FETCH_DEVKIT}"
+            )
+        in_order = [wnid[number] for number in self.ground_truth]
+        return Truth(where=self.where, in_order=in_order, ids=self.ids, names=self.names)
+
+
+def find_devkit(folder: Path, listed: Sequence[Item]) -> tuple[str, Devkit] | None:
+    """The devkit that a folder holds or is, and its name there ("." for the folder itself); None if there is none.
+
+    Raises SourceError for one that cannot be read, and for that of ILSVRC-2010.
+    """
+    names = {item.name for item in listed}
+    if "meta.mat" in names or ("data" in names and (folder / "data" / "meta.mat").is_file()):
+        return ".", _unpacked(folder)
+    for item in listed:
+        path = folder / item.name
+        if item.is_dir and not is_system(item.name) and _unpacked_data(path) is not None:
+            return item.name, _unpacked(path)
+    for name in files_of(listed, ".tar.gz", ".tgz", ".tar"):
+        kit = _packed(folder / name, name) if "devkit" in name.lower() or is_gzip(folder / name) else None
+        if kit is not None:
+            return name, kit
+    return None
+
+
+def _unpacked_data(folder: Path) -> Path | None:
+    return next((path for path in (folder / "data", folder) if (path / "meta.mat").is_file()), None)
+
+
+def _unpacked(folder: Path) -> Devkit:
+    data = _unpacked_data(folder)
+    if data is None:
+        raise SourceError(f"{folder}: no meta.mat in it; {ilsvrc.FETCH_DEVKIT}")
+    truth = {name: read_all(data / name) for name in _TRUTHS if (data / name).is_file()}
+    return _devkit(folder.name, read_all(data / "meta.mat"), truth)
+
+
+def _packed(path: Path, name: str) -> Devkit | None:
+    """The devkit in a small archive, or None if the archive holds something else."""
+    try:
+        if path.stat().st_size > _MAX_KIT:
+            return None
+        with tarfile.open(fileobj=io.BytesIO(read_all(path))) as tar:
+            held: dict[str, bytes] = {}
+            for member in tar:
+                base = member.name.rpartition("/")[2]
+                content = tar.extractfile(member) if member.isreg() and base in ("meta.mat", *_TRUTHS) else None
+                if content is not None:
+                    held[base] = content.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{path}: cannot be read ({error}); {ilsvrc.FETCH_DEVKIT}") from error
+    meta = held.pop("meta.mat", None)
+    return None if meta is None else _devkit(name, meta, held)
+
+
+def _devkit(where: str, meta: bytes, truths: Mapping[str, bytes]) -> Devkit:
+    ids, names = _read_meta(meta, where)
+    if truths and ilsvrc.GROUND_TRUTH not in truths:
+        raise SourceError(f"{where}: the devkit of ILSVRC-2010, whose labels mean other classes; {ilsvrc.FETCH_DEVKIT}")
+    try:
+        lines = tuple(int(line) for line in truths.get(ilsvrc.GROUND_TRUTH, b"").split())
+    except ValueError as error:
+        raise SourceError(f"{where}: {ilsvrc.GROUND_TRUTH} holds more than numbers; {ilsvrc.FETCH_DEVKIT}") from error
+    return Devkit(where=where, ids=ids, names=names, ground_truth=lines)
+
+
+def _read_meta(data: bytes, where: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Ids and names of the leaf classes; meta.mat lists the nodes above them too, which no image is labelled with."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    try:
+        rows = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
+        if "ILSVRC2012_ID" not in (rows.dtype.names or ()):
+            raise SourceError(
+                f"{where}: meta.mat has no ILSVRC2012_ID: a devkit of another year; {ilsvrc.FETCH_DEVKIT}"
+            )
+        leaves = [row for row in rows if int(row["num_children"]) == 0]
+        ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in leaves}
+        names = {str(row["WNID"]): str(row["words"]) for row in leaves}
+    except SourceError:
+        raise
+    except Exception as error:  # a damaged .mat file fails in scipy in every way there is
+        raise SourceError(f"{where}: meta.mat cannot be read ({error}); {ilsvrc.FETCH_DEVKIT}") from error
+    if len(set(ids.values())) < len(leaves):
+        raise SourceError(f"{where}: meta.mat gives an id or a class twice; {ilsvrc.FETCH_DEVKIT}")
+    return ids, names

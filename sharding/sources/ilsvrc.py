@@ -1,0 +1,132 @@
+"""Facts of ILSVRC2012, and what an image count says when it is held against them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+
+from sharding.listing import Entry
+
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+BYTES = {TRAIN_TAR: 147_897_477_120, VAL_TAR: 6_744_924_160}
+MD5 = {
+    TRAIN_TAR: "1d675b47d978889d74fa0da5fadfb00e",
+    VAL_TAR: "29b22e2961454d5413ddabcf34fc5622",
+    DEVKIT: "fa75699e90414af021442c21a62c3abf",
+}
+NUM_CLASSES = 1000
+NUM_IMAGES = {"train": 1_281_167, "val": 50_000}
+NUM_TRAIN_2010 = 1_261_406
+MAX_PER_CLASS = 1300
+FETCH_DEVKIT = (
+    f"fetch {DEVKIT} (2.5 MB, md5 {MD5[DEVKIT]}) from image-net.org and put it, packed or unpacked, into that folder"
+)
+_DOGS = ("n02085620", "n02113978")
+_WNID = re.compile(r"n\d{8}")
+_VAL_NAME = re.compile(r"ILSVRC20\d\d_val_(\d{8})(?:\.|$)")
+_TEST_NAME = re.compile(r"ILSVRC20\d\d_test_\d{8}")
+_IMAGE_NAME = re.compile(r"(n\d{8})_\d+(?:\.|$)")
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """The 1,000 classes of ILSVRC2012, sorted: their positions are the labels of torchvision, timm and Caffe."""
+    text = files("sharding.sources").joinpath("ilsvrc2012_wnids.txt").read_text("ascii")
+    return tuple(text.split())
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(wnids())
+
+
+def is_wnid(name: str) -> bool:
+    """Whether a name has the form of a WordNet id, ``n01440764``."""
+    return _WNID.fullmatch(name) is not None
+
+
+def wnid_of_image(file_name: str) -> str | None:
+    """The class that a training image's name tells: ``n01440764`` of ``n01440764_18.JPEG``."""
+    match = _IMAGE_NAME.match(file_name)
+    return match[1] if match else None
+
+
+def val_number(file_name: str) -> int | None:
+    """The number of a validation image: 293 of ``ILSVRC2012_val_00000293.JPEG``."""
+    match = _VAL_NAME.match(file_name)
+    return int(match[1]) if match else None
+
+
+def is_test_name(file_name: str) -> bool:
+    """Whether a file name is that of a test image."""
+    return _TEST_NAME.match(file_name) is not None
+
+
+def is_dog(wnid: str) -> bool:
+    """Whether a class lies among the dogs that task 3 is about."""
+    return _DOGS[0] <= wnid <= _DOGS[1]
+
+
+def size_notice(name: str, size: int) -> list[str]:
+    """Say that an archive is not byte for byte the official one; its members decide what it holds."""
+    official = BYTES.get(TRAIN_TAR if "train" in name.lower() else VAL_TAR, 0)
+    if size == official:
+        return []
+    return [
+        f"{name}: {size:,} bytes, where the official archive has {official:,}: packed again, or a part; "
+        "its members decide, not its name"
+    ]
+
+
+def watched(entries: Iterable[Entry], split: str, notices: list[str]) -> Iterator[Entry]:
+    """Pass entries on, and at their end add to ``notices`` what the counts say."""
+    counts: Counter[str] = Counter()
+    named_2010 = 0
+    for entry in entries:
+        counts[entry.wnid] += 1
+        if "ILSVRC2010" in entry.name:
+            named_2010 += 1
+        yield entry
+    notices.extend(judge(counts, split, named_2010))
+
+
+def judge(counts: Mapping[str, int], split: str, named_2010: int = 0) -> list[str]:
+    """What is odd in the images per class of a split that looks like ImageNet; nothing if it looks like other data."""
+    total, known = sum(counts.values()), [name for name in counts if name in _known()]
+    foreign = sorted(name for name in counts if name not in _known())
+    if named_2010 or (split == "train" and total == NUM_TRAIN_2010):
+        why = f"{named_2010:,} names say so" if named_2010 else f"it has {NUM_TRAIN_2010:,} training images"
+        return [f"{split}: this is ILSVRC-2010, not ILSVRC2012 ({why}); its 1,000 classes are others"]
+    if not any(map(is_wnid, counts)):
+        return []
+    if 10 * len(foreign) > len(counts):
+        return [
+            f"{split}: {len(foreign):,} of {len(counts):,} classes, say {foreign[0]!r}, are none of ILSVRC2012's: "
+            "ILSVRC-2010 or another part of ImageNet"
+        ]
+    notices = [f"{split}: classes that ILSVRC2012 does not have: {', '.join(foreign[:5])}"] if foreign else []
+    expected = NUM_IMAGES.get(split)
+    if expected is None:
+        return notices
+    if len(known) < NUM_CLASSES or total < expected:
+        notices.append(f"{split}: partial ILSVRC2012: {len(known):,} of 1000 classes, {total:,} of {expected:,} images")
+    elif total > expected:
+        notices.append(f"{split}: {total:,} images, where ILSVRC2012 has {expected:,}: some are from elsewhere")
+    return notices + _too_many(counts, split)
+
+
+def _too_many(counts: Mapping[str, int], split: str) -> list[str]:
+    limit = MAX_PER_CLASS if split == "train" else 50
+    over = sorted(name for name, count in counts.items() if count > limit and name in _known())
+    if not over:
+        return []
+    guess = "; is train_t3 (task 3, dogs) mixed in?" if split == "train" and all(map(is_dog, over)) else ""
+    return [
+        f"{split}: class {over[0]} has {counts[over[0]]:,} images ({len(over)} such classes), more than the {limit:,} "
+        f"that any class of ILSVRC2012 has{guess}"
+    ]

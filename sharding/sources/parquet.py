@@ -1,0 +1,265 @@
+"""Images in Parquet, as the Hugging Face hub stores data sets: a column of bytes and paths, a column of labels.
+
+Listing reads paths and labels only, row group by row group; ``row_group_images`` reads the bytes of one row group.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from sharding.errors import SourceError
+from sharding.listing import Entry, Found
+from sharding.sources import ilsvrc
+from sharding.sources.form import SPLIT_NAMES, Recognised, split_of_file
+from sharding.sources.place import files_of, is_parquet, is_system, items
+
+_LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
+_SUFFIX = re.compile(r"^(n\d{8}_\d+|ILSVRC20\d\d_(?:val|test)_\d{8})_(n\d{8})(\.[^./]*)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Where a Parquet file keeps images and labels; ``path`` is None where images have no names."""
+
+    image: str
+    path: str | None
+    label: str | None
+    class_names: tuple[str, ...] = ()
+
+
+class _Row(NamedTuple):
+    file: str
+    group: int
+    row: int
+    path: str | None
+    label: int | None
+
+
+def parquet(root: Path) -> Recognised | None:
+    """Parquet files with images in ``root``, in its ``data/``, or in folders of splits; None if there are none.
+
+    Raises SourceError for Parquet files without a column of images.
+    """
+    files, others = _files(root)
+    if not files:
+        return None
+    excluded = [(name, "no Parquet file") for name in others]
+    columns = _columns_of_file(root, next(iter(files)))
+    by_split: dict[str, list[str]] = {}
+    for name, split in files.items():
+        by_split.setdefault(split, []).append(name)
+    classes = cache(partial(_classes, root, {s: tuple(names) for s, names in by_split.items()}, columns))
+    splits: dict[str, Callable[[], Found]] = {}
+    lost: list[str] = []
+    for split, names in by_split.items():
+        if split == "test" and _unlabelled(root, names, columns):
+            excluded += [(name, "test images, which have no labels") for name in names]
+            lost.append(f"{len(names)} Parquet files of test images, which have no labels, were left out")
+        else:
+            splits[split] = partial(_found, root, split, names, columns, classes)
+    if not splits:
+        raise SourceError(f"{root}: {lost[0]}, and nothing else is there")
+    first = min(splits, key=["train", "val", "test"].index)
+    splits[first] = partial(_with_left, splits[first], excluded, lost)
+    says = f"Parquet ({', '.join(f'{s}: {len(by_split[s])} files' for s in splits)}; column {columns.image!r})"
+    return Recognised(kind="parquet", says=says, splits=splits)
+
+
+def columns_of(schema: pa.Schema) -> Columns | None:
+    """The columns of images and labels, by their types; None if there are no images."""
+    image = path = None
+    for column in schema:
+        fields = {f.name for f in column.type} if pa.types.is_struct(column.type) else set()
+        if image is None and "bytes" in fields:
+            image, path = f"{column.name}.bytes", f"{column.name}.path" if "path" in fields else None
+        if image is None and column.name in ("image", "img", "jpg") and _is_binary(column.type):
+            image = column.name
+    integer = {column.name for column in schema if pa.types.is_integer(column.type)}
+    label = next((name for name in _LABELS if name in integer), None)
+    if image is None:
+        return None
+    return Columns(image=image, path=path, label=label, class_names=_class_names(schema, label))
+
+
+def row_group_images(file: Any, group: int) -> pa.ChunkedArray:
+    """The bytes of all images in a row group of an open ``pyarrow.parquet.ParquetFile``."""
+    columns = columns_of(file.schema_arrow)
+    if columns is None:
+        raise ValueError("no column of images")
+    return _column(file.read_row_group(group, columns=[columns.image]), columns.image)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+
+    top, _, inner = name.partition(".")
+    column = table.column(top)
+    return pc.struct_field(column, inner) if inner else column
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
+    """The names of a ``ClassLabel`` in the metadata of Hugging Face; equal ones get their number."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        feature = features[label]
+        names = feature.get("names") or feature["_type"]["names"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
+    twice = {name for name, count in Counter(map(str, names)).items() if count > 1}
+    return tuple(f"{name} ({number})" if name in twice else str(name) for number, name in enumerate(names))
+
+
+def _files(root: Path) -> tuple[dict[str, str], list[str]]:
+    """Parquet files with their splits, relative to the source, and the other files found there."""
+    files: dict[str, str] = {}
+    others: list[str] = []
+    folders = {"": None, "data": None} | dict.fromkeys(SPLIT_NAMES)
+    if not root.is_dir():
+        return ({root.name: split_of_file(root.name)} if is_parquet(root) else {}), []
+    present = {item.name for item in items(root) if item.is_dir}
+    for folder in folders:
+        if folder and folder not in present:
+            continue
+        listed = items(root / folder if folder else root)
+        for name in files_of(listed, ".parquet"):
+            path = f"{folder}/{name}" if folder else name
+            files[path] = SPLIT_NAMES.get(folder) or split_of_file(name)
+        if files:
+            others += [f"{folder}/{i.name}".lstrip("/") for i in listed if not i.name.lower().endswith(".parquet")]
+    kept = {*present & set(folders)}
+    return files, [name for name in others if name not in kept] if files else []
+
+
+def _open(root: Path, name: str) -> Any:
+    """An open ParquetFile. Raises SourceError if it is none, or is cut off."""
+    import pyarrow.parquet as pq
+
+    path = root / name if root.is_dir() else root
+    try:
+        return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{path}: is no whole Parquet file ({reason}); fetch it again") from error
+
+
+def _columns_of_file(root: Path, name: str) -> Columns:
+    with _open(root, name) as file:
+        schema = file.schema_arrow
+    columns = columns_of(schema)
+    if columns is None or columns.label is None:
+        lacks = "images (a struct with bytes)" if columns is None else f"labels ({', '.join(_LABELS)})"
+        raise SourceError(f"{root / name}: no column of {lacks}; it has {', '.join(schema.names)}")
+    return columns
+
+
+def _rows(root: Path, names: Sequence[str], columns: Columns) -> Iterator[_Row]:
+    wanted = [name for name in (columns.path, columns.label) if name]
+    for name in names:
+        with _open(root, name) as file:
+            if columns_of(file.schema_arrow) != columns:
+                raise SourceError(f"{root / name}: its columns or class names are not those of the other files")
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=wanted)
+                labels = _column(table, str(columns.label)).to_pylist()
+                paths = _column(table, columns.path).to_pylist() if columns.path else [None] * len(labels)
+                for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
+                    yield _Row(name, group, row, path, label)
+
+
+def _unlabelled(root: Path, names: Sequence[str], columns: Columns) -> bool:
+    return all(row.label is None or row.label < 0 for row in _rows(root, names, columns))
+
+
+def _canonical(path: str | None) -> tuple[str | None, str | None]:
+    """The name that ImageNet gave an image, and its class: the hub puts the class behind the name."""
+    base = (path or "").rpartition("/")[2]
+    match = _SUFFIX.match(base)
+    if match:
+        return f"{match[1]}{match[3] or ''}", match[2]
+    return (base or None), ilsvrc.wnid_of_image(base)
+
+
+def _classes(root: Path, by_split: Mapping[str, tuple[str, ...]], columns: Columns) -> dict[int, str] | None:
+    """Label number → wnid, as the images' names tell it in all splits; None if the training images' tell none.
+
+    Raises SourceError where two names contradict each other.
+    """
+    wnid_of: dict[int, str] = {}
+    label_of: dict[str, int] = {}
+    for split, names in by_split.items():
+        for row in _rows(root, names, columns):
+            wnid = _canonical(row.path)[1]
+            if row.label is None or row.label < 0:
+                continue
+            if wnid is None:
+                if split == "train" or "train" not in by_split:
+                    return None
+                continue
+            if wnid_of.setdefault(row.label, wnid) != wnid or label_of.setdefault(wnid, row.label) != row.label:
+                raise SourceError(
+                    f"{root / row.file}: {row.path} is of class {wnid} and has label {row.label}, but other rows have "
+                    f"label {row.label} for {wnid_of[row.label]} and label {label_of.get(wnid, row.label)} for {wnid}; "
+                    "labels and names must agree: fetch the data again"
+                )
+    return wnid_of or None
+
+
+def _found(root: Path, split: str, names: Sequence[str], columns: Columns, classes: Any) -> Found:
+    wnid_of: dict[int, str] | None = classes()
+    excluded: list[tuple[str, str]] = []
+    notices: list[str] = []
+    named = dict(enumerate(columns.class_names))
+    name_of = wnid_of if wnid_of is not None else named
+    entries = _entries(root, names, columns, name_of, wnid_of is not None, excluded)
+    order = tuple(name_of[label] for label in sorted(name_of)) or None
+    return Found(
+        entries=ilsvrc.watched(entries, split, notices),
+        classes=order,
+        excluded=excluded,
+        class_names={wnid: named[label] for label, wnid in (wnid_of or {}).items() if label in named},
+        notices=notices,
+    )
+
+
+def _entries(
+    root: Path,
+    names: Sequence[str],
+    columns: Columns,
+    name_of: Mapping[int, str],
+    imagenet: bool,
+    excluded: list[tuple[str, str]],
+) -> Iterator[Entry]:
+    numbers: Counter[str] = Counter()
+    for row in _rows(root, names, columns):
+        number = numbers[row.file]
+        numbers[row.file] += 1
+        base = _canonical(row.path)[0] if imagenet else row.path
+        place = f"{row.file}/{row.path or number}"
+        if row.label is None or row.label < 0:
+            excluded.append((place, "no label"))
+            continue
+        wnid = name_of.get(row.label) if name_of else str(row.label)
+        if wnid is None:
+            raise SourceError(f"{root / row.file}: row {number} has label {row.label}, for which there is no class")
+        name = base or f"{row.file.rpartition('/')[2].partition('.')[0]}_{number:06d}"
+        yield Entry(wnid, f"{wnid}/{name}", place, row.file, row.group, row.row)
+
+
+def _with_left(make: Any, excluded: Sequence[tuple[str, str]], notices: Sequence[str]) -> Found:
+    found: Found = make()
+    found.excluded.extend((name, "system file" if is_system(name) else reason) for name, reason in excluded)
+    found.notices.extend(notices)
+    return found
