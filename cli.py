@@ -179,7 +179,7 @@ def shard(
       cli.py shard --src imagenet/ --out originals/ --encode keep
       cli.py shard --src photos/ --out shards/ --classes labels.txt --dry-run
     """
-    from sharding.sources.classes import classes_from
+    from sharding.sources.class_list import classes_from
 
     from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe

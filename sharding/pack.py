@@ -104,7 +104,7 @@ def plans(request: ShardRequest) -> Iterator[Plan]:
     A source with several splits gives ``folder/train``, ``folder/val``…; one with a single split goes to ``folder``
     itself. Raises SourceError for a source that cannot be used, or without the asked-for split.
     """
-    recognised = recognise(request.source)
+    recognised = recognise(request.source, request.classes)
     splits = recognised.splits
     if len(splits) > 1 and request.split not in ("", *splits):
         raise SourceError(f"{request.source} has {', '.join(splits)}, but not the asked-for --split {request.split}")

@@ -49,6 +49,14 @@ class Reader:
         self._parquet.clear()
         self._group = self._images = None
 
+    def __enter__(self) -> Reader:
+        """Use as a context, which closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all files."""
+        self.close()
+
     def __reduce__(self) -> tuple[type[Reader], tuple[Path]]:
         """Pickle the root; open files stay in their process."""
         return Reader, (self.root,)
