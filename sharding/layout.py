@@ -28,12 +28,16 @@ QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeRecipe:
-    """How a source image becomes stored pixels. Part of the manifest; two recipes never mix in one folder."""
+    """How a source image becomes stored pixels. Part of the manifest; two recipes never mix in one folder.
+
+    ``encoding``: ``jpeg`` stores the scaled square as JPEG, ``raw`` as uint8 R, G, B bytes, ``keep`` the original.
+    """
 
     size_px: int = 256
-    resize_filter: str = "bicubic"
+    resize_filter: str = "lanczos"
     quality: int = 95
     chroma: str = "4:2:0"
+    encoding: str = "jpeg"
 
     def __post_init__(self) -> None:
         """Refuse values outside the ranges that the JPEG encoder and the 224-pixel crop allow."""
@@ -41,6 +45,14 @@ class EncodeRecipe:
             raise ValueError(f"size_px: received {self.size_px}, expected 224..4096")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality: received {self.quality}, expected 1..100")
+        choices = {
+            "resize_filter": ("lanczos", "bicubic", "bilinear", "box"),
+            "chroma": ("4:4:4", "4:2:2", "4:2:0"),
+            "encoding": ("jpeg", "raw", "keep"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: received {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
