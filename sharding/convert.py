@@ -71,7 +71,7 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
         except BadImageError as error:
             refused.append(_refusal(image, data, error))
         else:
-            member = tar.add(image.key, prepared.jpeg, image.label)
+            member = tar.add(image.key, prepared.content, image.label)
             sums.add(prepared.pixels_HWC)
             rows.append(_catalog_row(image, data, prepared, job.name, member.offset))
         progress(1)
@@ -163,12 +163,12 @@ def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage, shard
         "key": image.key,
         "shard": shard,
         "offset": offset,
-        "size": len(prepared.jpeg),
+        "size": len(prepared.content),
         "label": image.label,
         "wnid": image.wnid,
         "source": image.path,
         "source_sha256": hashlib.sha256(data).hexdigest(),
-        "stored_sha256": hashlib.sha256(prepared.jpeg).hexdigest(),
+        "stored_sha256": hashlib.sha256(prepared.content).hexdigest(),
         "source_width": prepared.source_width,
         "source_height": prepared.source_height,
         "source_format": prepared.source_format,

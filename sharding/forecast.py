@@ -52,7 +52,7 @@ def _measure(source: Source, request: ShardRequest) -> tuple[float, float, int, 
         try:
             prepared = prepare((source.root / source.images[i].path).read_bytes(), request.encode)
             sums.add(prepared.pixels_HWC)
-            num_bytes += 3 * BLOCK + len(prepared.jpeg) + -len(prepared.jpeg) % BLOCK  # two headers, the label
+            num_bytes += 3 * BLOCK + len(prepared.content) + -len(prepared.content) % BLOCK  # two headers, the label
         except (BadImageError, OSError):
             num_bad += 1
     return num_bytes / len(first), (time.perf_counter() - start) / len(first), num_bad, len(first)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from sharding import layout
-from sharding.errors import DatasetError
-from sharding.image import decode_stored
+from sharding.errors import BadImageError, DatasetError
+from sharding.image import stored_pixels
 from sharding.stats import PixelSums, summarise
 from sharding.workers import default_workers, run_jobs
 
@@ -81,8 +81,8 @@ def _sum_shard(job: _SumJob, progress: Callable[[int], None]) -> PixelSums:
     sums = PixelSums(job.manifest.encode.size_px)
     for key, offset, size in zip(one["key"], one["offset"], one["size"], strict=True):
         try:
-            sums.add(decode_stored(contents[offset : offset + size]))
-        except (OSError, ValueError) as error:
+            sums.add(stored_pixels(contents[offset : offset + size], "jpg", job.manifest.encode))
+        except (BadImageError, ValueError) as error:
             raise DatasetError(f"{path}: sample {key} does not decode ({error})") from error
         progress(1)
     return sums

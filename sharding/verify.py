@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sharding import layout, sidecars
-from sharding.errors import AlexstreamError, DatasetError
+from sharding.errors import AlexstreamError, BadImageError, DatasetError
 from sharding.image import decode_stored
 from sharding.stats import PixelSums, summarise
 from sharding.tar import Member, index_bytes
@@ -169,7 +169,7 @@ def _prove_sample(
         return "sha256 differs from the catalog's"
     try:
         sums.add(decode_stored(jpeg))
-    except (OSError, ValueError) as error:
+    except (BadImageError, ValueError) as error:
         return f"does not decode ({error})"
     return None
 
