@@ -31,11 +31,14 @@ QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeRecipe:
-    """How a source image becomes stored pixels. Part of the manifest; two recipes never mix in one folder."""
+    """How a source image becomes stored pixels. Part of the manifest; two recipes never mix in one folder.
+
+    ``encoding``: ``jpeg`` stores the scaled square as JPEG, ``raw`` as uint8 R, G, B bytes, ``keep`` the original.
+    """
 
     encoding: str = "jpeg"
     size_px: int = 256
-    resize_filter: str = "bicubic"
+    resize_filter: str = "lanczos"
     quality: int = 95
     chroma: str = "4:2:0"
 
@@ -45,6 +48,23 @@ class EncodeRecipe:
             raise ValueError(f"size_px: received {self.size_px}, expected 224..4096")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality: received {self.quality}, expected 1..100")
+        choices = {
+            "resize_filter": ("lanczos", "bicubic", "bilinear", "box"),
+            "chroma": ("4:4:4", "4:2:2", "4:2:0"),
+            "encoding": ("jpeg", "raw", "keep"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: received {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+
+    def describe(self) -> str:
+        """For people: ``256x256 JPEG, quality 95, 4:2:0, lanczos``."""
+        square = f"{self.size_px}x{self.size_px}"
+        return {
+            "jpeg": f"{square} JPEG, quality {self.quality}, {self.chroma}, {self.resize_filter}",
+            "raw": f"{square} raw RGB, {self.resize_filter}",
+            "keep": f"original bytes (statistics of {square} squares, {self.resize_filter})",
+        }[self.encoding]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

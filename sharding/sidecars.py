@@ -9,14 +9,14 @@ from sharding import layout
 _CARD = """\
 # {source} ({split})
 
-{samples:,} samples in {shards} WebDataset shards, {classes} classes, {size} px RGB JPEG (quality {quality}, {chroma}).
+{samples:,} samples in {shards} WebDataset shards, {classes} classes; {stored}.
 
 | | |
 |---|---|
 | schema | `{schema}` |
 | digest | `{digest}` |
+| from | {form} |
 | found = written + quarantined + excluded | {found} = {written} + {quarantined} + {excluded} |
-| resize | shorter side to {size} px ({filter}), centre crop |
 | order | global shuffle, seed {seed} |
 
 The images keep the licence of their source; this conversion grants no rights. Refused files and the reasons
@@ -65,11 +65,11 @@ def _timm_info(manifest: layout.Manifest) -> dict[str, object]:
 
 
 def _card(manifest: layout.Manifest) -> str:
-    counts, encode = manifest.counts, manifest.encode
+    counts = manifest.counts
     return _CARD.format(
         source=manifest.source, split=manifest.split, samples=manifest.num_samples,
         shards=len(manifest.shards), last=manifest.shards[-1].name[-6:], classes=len(manifest.classes),
-        size=encode.size_px, quality=encode.quality, chroma=encode.chroma, filter=encode.resize_filter,
+        stored=manifest.encode.describe(), form=manifest.source_form,
         schema=layout.SCHEMA, digest=manifest.digest, seed=manifest.seed, found=counts.found,
         written=counts.written, quarantined=counts.quarantined, excluded=counts.excluded,
         quarantine=layout.QUARANTINE, stats=layout.STATS, mean=layout.MEAN, timm=layout.TIMM_INFO,
