@@ -179,11 +179,10 @@ def shard(
       cli.py shard --src imagenet/ --out originals/ --encode keep
       cli.py shard --src photos/ --out shards/ --classes labels.txt --dry-run
     """
-    from sharding.sources.class_list import classes_from
-
     from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe
     from sharding.pack import ShardRequest, shard_all, summary
+    from sharding.sources.class_list import classes_from
 
     request = ShardRequest(
         source=src,

@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.dataset import Dataset
 from pipeline.errors import StreamError
 from pipeline.order import PADDING
@@ -36,8 +34,7 @@ def damaged(data: Dataset, samples: Iterable[int]) -> list[Damaged]:
     rows = layout.load_catalog(data.folder, data.manifest, ("key", "stored_sha256"))
     found = []
     for sample in sorted(set(samples) - {PADDING}):
-        content = np.ascontiguousarray(data.stored(sample))
-        if hashlib.sha256(content).hexdigest() != rows["stored_sha256"][sample]:
+        if hashlib.sha256(data.stored(sample).tobytes()).hexdigest() != rows["stored_sha256"][sample]:
             shard = data.manifest.shards[data.shard_N[sample]].name
             found.append(Damaged(sample=sample, shard=shard, key=str(rows["key"][sample])))
     return found

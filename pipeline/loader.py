@@ -118,30 +118,37 @@ class ShardedData:
         """The graph's batches. DALI gives up at a damaged sample: it is found, and named or passed over."""
         size, done = self.batch_size // part.count, 0
         while True:
-            recent: deque[Step] = deque(maxlen=self.prefetch + 2)
-            begin = done
-
-            def remembered(number: int, begin: int = begin, recent: deque[Step] = recent) -> Step:
-                recent.append(source(begin + number))
-                return recent[-1]
-
-            crops = crop_batches(
-                remembered, size, device, self.num_threads, self.prefetch, data.manifest.encode.encoding
-            )
+            given = _Given(source, done, keep=self.prefetch + 2)
+            crops = crop_batches(given, size, device, self.num_threads, self.prefetch, data.manifest.encode.encoding)
             try:
                 for batch in crops:
                     done += 1
                     yield batch
                 return
             except RuntimeError as error:
-                found = damaged(data, (int(i) for step in recent for i in step[2]))
+                found = damaged(data, given.samples())
                 if not found:
-                    raise StreamError(
-                        f"{data.folder}: {_first_line(error)}; find the damage with: cli.py verify"
-                    ) from error
+                    remedy = "find the damage with: cli.py verify"
+                    raise StreamError(f"{data.folder}: {_first_line(error)}; {remedy}") from error
                 if self.on_bad_sample == "fail":
                     raise found[0].error(data) from error
                 skipped.add(found)
+
+
+class _Given:
+    """A source of steps from number ``begin`` on, which remembers the last ones it gave: DALI names no sample."""
+
+    def __init__(self, source: Callable[[int], Step], begin: int, keep: int) -> None:
+        self._source, self._begin = source, begin
+        self._recent: deque[Step] = deque(maxlen=keep)
+
+    def __call__(self, number: int) -> Step:
+        self._recent.append(self._source(self._begin + number))
+        return self._recent[-1]
+
+    def samples(self) -> set[int]:
+        """Ids of the samples in the steps that may have failed."""
+        return {int(sample) for step in self._recent for sample in step[2]}
 
 
 class Skipped:

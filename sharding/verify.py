@@ -149,8 +149,9 @@ def _prove_samples(job: _Job, tar: BinaryIO, proof: _Proof, progress: Callable[[
         return
     for i, (image, label) in enumerate(pairs):
         row = {name: column[i] for name, column in rows.items()}
-        contents = [_read(tar, member) for member in (image, label)]
-        wrong = _wrong_place(image, label, row) or _wrong_content(job.manifest, *contents, row, proof.sums)
+        wrong = _wrong_place(image, label, row) or _wrong_content(
+            job.manifest, _read(tar, image), _read(tar, label), row, proof.sums
+        )
         if wrong:
             proof.findings.append(Finding(file=tar_name, problem=f"sample {row['key']}: {wrong}"))
         proof.keys[str(row["key"])] += 1

@@ -72,7 +72,7 @@ def run_jobs(
 
 
 def _report(done: Any, seen: int, tick: Callable[[int], None]) -> int:
-    now = sum(done)
+    now = int(sum(done))
     tick(now - seen)
     return now
 

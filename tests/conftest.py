@@ -33,7 +33,8 @@ def sample_images(tmp_path_factory):
 def sample_shards(sample_images, tmp_path_factory):
     """``sample_images`` as DATASET v1: ``train/`` and ``val/``."""
     folder = tmp_path_factory.mktemp("shards")
-    list(shard_all(ShardRequest(source=sample_images, folder=folder), quiet=True))
+    for split in ("train", "val"):
+        list(shard_all(ShardRequest(source=sample_images / split, folder=folder / split), quiet=True))
     return folder
 
 
