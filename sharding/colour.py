@@ -57,29 +57,22 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def apply_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Image.Image:
-    """An RGB image as sRGB if its profile says that the numbers are no ordinary RGB; else the same image.
+def needs_profile(icc: bytes) -> bool:
+    """Whether the profile (empty: none) is of RGB data whose numbers are no ordinary RGB."""
+    return bool(icc) and _kind(icc)[0] == "exotic"
 
-    Raises BadImageError (``colour-profile``) if a profile that must be applied cannot be.
-    """
-    kind, name = _kind(icc)
-    if kind == "exotic":
-        notes.append(f"ICC applied: {name}")
-        return _transformed(image, ImageCms.ImageCmsProfile(io.BytesIO(icc)))
-    if kind != "sRGB":
-        notes.append(f"ICC ignored: {name}")
-    return image
+
+def apply_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Image.Image:
+    """An RGB image by its profile as sRGB. Raises BadImageError (``colour-profile``) if that cannot be done."""
+    notes.append(f"ICC applied: {_kind(icc)[1]}")
+    return _transformed(image, ImageCms.ImageCmsProfile(io.BytesIO(icc)))
 
 
 def note_profile(icc: bytes, notes: list[str]) -> None:
-    """Note a profile that is not looked at: of a grayscale or CMYK image, whose conversion is the plain formula."""
-    _, name = _kind(icc)
-    notes.append(f"ICC ignored: {name}")
-
-
-def needs_profile(icc: bytes) -> bool:
-    """Whether an RGB image with this profile must be transformed."""
-    return bool(icc) and _kind(icc)[0] == "exotic"
+    """Note a profile that is not applied, unless it says what is taken for granted: sRGB."""
+    kind, name = _kind(icc)
+    if kind != "sRGB":
+        notes.append(f"ICC ignored: {name}")
 
 
 @lru_cache(maxsize=32)

@@ -46,7 +46,7 @@ def test_every_refused_and_excluded_file_is_listed_with_its_reason(train):
     rows = [json.loads(line) for line in (train / layout.QUARANTINE).read_text().splitlines()]
     assert {row["path"]: (row["outcome"], row["reason"]) for row in rows} == {
         "bands/empty.jpg": ("quarantined", "empty"),
-        "bullseye/truncated.jpg": ("quarantined", "undecodable"),
+        "bullseye/truncated.jpg": ("quarantined", "corrupt"),
         "cross/error_page.jpg": ("quarantined", "not-an-image"),
         "stripes/.DS_Store": ("excluded", "system file"),
     }
