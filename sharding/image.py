@@ -182,8 +182,9 @@ def _ask_pillow(data: bytes, header: jpeg.JpegHeader, notes: list[str]) -> tuple
     if not may_turn and not header.has_frames:
         return "JPEG", 1
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=["JPEG"])
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 notes.append(f"first of {frames} frames")

@@ -168,6 +168,8 @@ def decode_strictly(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8],
 def _decode(data: bytes, header: JpegHeader) -> NDArray[np.uint8]:
     colours = "CMYK" if len(header.components) == 4 else "RGB"
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise ValueError("the decoder reads another size than the header says")
     return pixels
 
 
