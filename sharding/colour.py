@@ -17,10 +17,12 @@ from PIL import Image, ImageCms
 
 from sharding.errors import BadImageError
 
-# Black, grey, white, then the primaries: what an ordinary RGB profile leaves neutral and what it leaves dominant.
-_PROBES = np.array(
-    [[0, 0, 0], [64] * 3, [128] * 3, [192] * 3, [255] * 3, [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8
-)
+# Black, grey, white, then the primaries: what an ordinary RGB profile leaves neutral and what it leaves dominant;
+# then muted colours, which tell wider spaces from sRGB where the primaries are clipped.
+_GREYS = [[0] * 3, [64] * 3, [128] * 3, [192] * 3, [255] * 3]
+_PRIMARIES = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+_MUTED = [[192, 96, 96], [96, 192, 96], [96, 96, 192]]
+_PROBES = np.array([*_GREYS, *_PRIMARIES, *_MUTED], np.uint8)
 _NEUTRAL_TOLERANCE, _SRGB_TOLERANCE = 24, 6
 
 
@@ -96,7 +98,7 @@ def _kind(icc: bytes) -> tuple[str, str]:
 
 def _is_ordinary(shown: NDArray[np.int64]) -> bool:
     """Greys stay neutral and grow with the number, each primary keeps its channel the largest."""
-    greys, primaries = shown[:5], shown[5:]
+    greys, primaries = shown[:5], shown[5:8]
     neutral = (greys.max(axis=1) - greys.min(axis=1)).max() <= _NEUTRAL_TOLERANCE
     growing = (np.diff(greys.sum(axis=1)) > 0).all()
     return bool(neutral and growing and (primaries.argmax(axis=1) == np.arange(3)).all())

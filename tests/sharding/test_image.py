@@ -177,6 +177,24 @@ def test_ordinary_profiles_leave_the_numbers_alone():
         assert (prepared.notes, prepared.content) == (notes, plain.content)
 
 
+@pytest.mark.parametrize(
+    "primaries",
+    [
+        [(0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)],
+        [(0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491)],
+    ],
+    ids=["Adobe RGB", "ProPhoto RGB"],
+)
+def test_profiles_of_wider_rgb_are_noted_and_leave_the_numbers_alone(primaries):
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for tag, values in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True):
+        at = struct.unpack_from(">I", icc, icc.index(tag) + 4)[0] + 8
+        struct.pack_into(">3i", icc, at, *(round(value * 65536) for value in values))
+    prepared = prepare(saved(PHOTO, "JPEG", icc_profile=bytes(icc)), RECIPE)
+    assert len(prepared.notes) == 1 and prepared.notes[0].startswith("ICC ignored: ")
+    assert prepared.content == prepare(saved(PHOTO, "JPEG"), RECIPE).content
+
+
 def test_lab_is_shown_as_srgb():
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     image = ImageCms.profileToProfile(Image.new("RGB", (300, 300), (200, 60, 30)), srgb, lab, outputMode="LAB")
