@@ -17,10 +17,12 @@ from PIL import Image, ImageCms
 
 from sharding.errors import BadImageError
 
-# Black, grey, white, then the primaries: what an ordinary RGB profile leaves neutral and what it leaves dominant.
-_PROBES = np.array(
-    [[0, 0, 0], [64] * 3, [128] * 3, [192] * 3, [255] * 3, [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8
-)
+# Black, grey, white, then the primaries: what an ordinary RGB profile leaves neutral and what it leaves dominant;
+# then muted colours, which tell wider spaces from sRGB where the primaries are clipped.
+_GREYS = [[0] * 3, [64] * 3, [128] * 3, [192] * 3, [255] * 3]
+_PRIMARIES = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+_MUTED = [[192, 96, 96], [96, 192, 96], [96, 96, 192]]
+_PROBES = np.array([*_GREYS, *_PRIMARIES, *_MUTED], np.uint8)
 _NEUTRAL_TOLERANCE, _SRGB_TOLERANCE = 24, 6
 
 
@@ -57,29 +59,22 @@ def _over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
-def apply_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Image.Image:
-    """An RGB image as sRGB if its profile says that the numbers are no ordinary RGB; else the same image.
+def needs_profile(icc: bytes) -> bool:
+    """Whether the profile (empty: none) is of RGB data whose numbers are no ordinary RGB."""
+    return bool(icc) and _kind(icc)[0] == "exotic"
 
-    Raises BadImageError (``colour-profile``) if a profile that must be applied cannot be.
-    """
-    kind, name = _kind(icc)
-    if kind == "exotic":
-        notes.append(f"ICC applied: {name}")
-        return _transformed(image, ImageCms.ImageCmsProfile(io.BytesIO(icc)))
-    if kind != "sRGB":
-        notes.append(f"ICC ignored: {name}")
-    return image
+
+def apply_profile(image: Image.Image, icc: bytes, notes: list[str]) -> Image.Image:
+    """An RGB image by its profile as sRGB. Raises BadImageError (``colour-profile``) if that cannot be done."""
+    notes.append(f"ICC applied: {_kind(icc)[1]}")
+    return _transformed(image, ImageCms.ImageCmsProfile(io.BytesIO(icc)))
 
 
 def note_profile(icc: bytes, notes: list[str]) -> None:
-    """Note a profile that is not looked at: of a grayscale or CMYK image, whose conversion is the plain formula."""
-    _, name = _kind(icc)
-    notes.append(f"ICC ignored: {name}")
-
-
-def needs_profile(icc: bytes) -> bool:
-    """Whether an RGB image with this profile must be transformed."""
-    return bool(icc) and _kind(icc)[0] == "exotic"
+    """Note a profile that is not applied, unless it says what is taken for granted: sRGB."""
+    kind, name = _kind(icc)
+    if kind != "sRGB":
+        notes.append(f"ICC ignored: {name}")
 
 
 @lru_cache(maxsize=32)
@@ -103,7 +98,7 @@ def _kind(icc: bytes) -> tuple[str, str]:
 
 def _is_ordinary(shown: NDArray[np.int64]) -> bool:
     """Greys stay neutral and grow with the number, each primary keeps its channel the largest."""
-    greys, primaries = shown[:5], shown[5:]
+    greys, primaries = shown[:5], shown[5:8]
     neutral = (greys.max(axis=1) - greys.min(axis=1)).max() <= _NEUTRAL_TOLERANCE
     growing = (np.diff(greys.sum(axis=1)) > 0).all()
     return bool(neutral and growing and (primaries.argmax(axis=1) == np.arange(3)).all())

@@ -29,8 +29,9 @@ class DatasetError(AlexstreamError):
 class BadImageError(AlexstreamError):
     """One source file is no usable image.
 
-    ``reason`` is a stable code for counting (``empty``, ``not-an-image``, ``undecodable``, ``too-large``,
-    ``unsupported-mode``, ``unreadable``); the message carries the detail.
+    ``reason`` is a stable code for counting (``empty``, ``not-an-image``, ``corrupt``, ``too-large``,
+    ``unsupported-jpeg``, ``unsupported-format``, ``unsupported-mode``, ``colour-profile``, ``unreadable``); the
+    message carries the detail.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

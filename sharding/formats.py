@@ -51,7 +51,9 @@ def open_other(data: bytes, notes: list[str]) -> Image.Image:
             warnings.simplefilter("ignore")  # sizes are bounded here; EXIF noise says nothing about pixels
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             check_size(*image.size)
+            frames = getattr(image, "n_frames", 1)
             image.load()
+            is_16_bit = has_16_bits(data, image)
     except UnidentifiedImageError as error:
         raise _named(data) from error
     except Image.DecompressionBombError as error:
@@ -60,9 +62,8 @@ def open_other(data: bytes, notes: list[str]) -> Image.Image:
         raise BadImageError("corrupt", f"{type(error).__name__}: {error}") from error
     _refuse_unclear(image)
     notes.append(f"was {image.format}")
-    if has_16_bits(data, image):
+    if is_16_bit:
         notes.append("was 16 bits a channel")
-    frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"first of {frames} frames")
     return image
@@ -91,8 +92,7 @@ def _check_png(data: bytes) -> None:
         end = at + 12 + length
         if end > len(data):
             raise BadImageError("corrupt", f"PNG is cut off within {kind!r}")
-        critical = not kind[0] & 32
-        if critical and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise BadImageError("corrupt", f"PNG chunk {kind.decode('latin-1')!r} has a wrong checksum")
         at = end
 

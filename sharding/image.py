@@ -148,8 +148,9 @@ def _decode_jpeg(data: bytes) -> _Decoded:
     pixels, notes = jpeg.decode_strictly(data, header)
     keep = header.is_plain and not notes and not header.has_frames
     source_format, orientation = _ask_pillow(data, header, notes)
-    pixels = _to_rgb(pixels, header.icc, notes)
+    # The conversion of grayscale and CMYK is the plain formula, whatever their profile says.
     exotic = len(header.components) == 3 and colour.needs_profile(header.icc)
+    pixels = _to_rgb(pixels, header.icc, exotic, notes)
     if orientation != 1:
         notes.append(f"EXIF orientation {orientation}")
         pixels = _turned(pixels, orientation)
@@ -163,19 +164,15 @@ def _decode_jpeg(data: bytes) -> _Decoded:
     )
 
 
-def _to_rgb(pixels: Uint8, icc: bytes, notes: list[str]) -> Uint8:
+def _to_rgb(pixels: Uint8, icc: bytes, exotic: bool, notes: list[str]) -> Uint8:
     """RGB of a JPEG's pixels: (H, W, 4) is CMYK, stored inverted as Adobe does and everybody after it."""
-    is_gray = bool(icc) and icc[16:20] == b"GRAY"
     if pixels.shape[2] == 4:
         notes.append("was CMYK")
         pixels = np.asarray(Image.fromarray(255 - pixels, "CMYK").convert("RGB"))
-        is_gray = True
-    if icc and is_gray:
-        colour.note_profile(icc, notes)
+    if exotic:
+        pixels = np.asarray(colour.apply_profile(Image.fromarray(pixels), icc, notes))
     elif icc:
-        turned = Image.fromarray(pixels) if colour.needs_profile(icc) else Image.new("RGB", (1, 1))
-        turned = colour.apply_profile(turned, icc, notes)
-        pixels = np.asarray(turned) if colour.needs_profile(icc) else pixels
+        colour.note_profile(icc, notes)
     return pixels
 
 
@@ -185,8 +182,9 @@ def _ask_pillow(data: bytes, header: jpeg.JpegHeader, notes: list[str]) -> tuple
     if not may_turn and not header.has_frames:
         return "JPEG", 1
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=["JPEG"])
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 notes.append(f"first of {frames} frames")
@@ -218,9 +216,8 @@ def _decode_other(data: bytes) -> _Decoded:
         rgb = colour.to_rgb(upright, notes)
     except PARSER_ERRORS as error:
         raise BadImageError("corrupt", f"{type(error).__name__}: {error}") from error
-    if icc and image.mode in ("RGB", "RGBA", "RGBX", "P", "PA"):
-        keep_as = None if colour.needs_profile(icc) else keep_as
-        rgb = colour.apply_profile(rgb, icc, notes)
+    if image.mode in ("RGB", "RGBA", "RGBX", "P", "PA") and colour.needs_profile(icc):
+        keep_as, rgb = None, colour.apply_profile(rgb, icc, notes)
     elif icc:
         colour.note_profile(icc, notes)
     return _Decoded(

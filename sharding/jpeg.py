@@ -8,6 +8,7 @@ Shape legend: H, W = image height and width, C = 3 (R, G, B) or 4 (C, M, Y, K) c
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 from sharding.errors import BadImageError
+from sharding.formats import PARSER_ERRORS
 
 SOI, EOI, SOS, APP0, APP1, APP2, APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -151,6 +154,8 @@ def decode_strictly(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8],
     try:
         return _decode(data, header), notes
     except ValueError as error:
+        if "subsampling" in str(error):
+            return _decode_unchecked(data), [*notes, "scan not checked"]
         mended = _without_zeros_at_end(data, str(error))
         if mended is None:
             raise _refusal(error) from error
@@ -163,15 +168,24 @@ def decode_strictly(data: bytes, header: JpegHeader) -> tuple[NDArray[np.uint8],
 def _decode(data: bytes, header: JpegHeader) -> NDArray[np.uint8]:
     colours = "CMYK" if len(header.components) == 4 else "RGB"
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise ValueError("the decoder reads another size than the header says")
     return pixels
 
 
+def _decode_unchecked(data: bytes) -> NDArray[np.uint8]:
+    """By Pillow, which knows all sampling factors but keeps the decoder's warnings to itself."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            pixels = np.asarray(image if image.mode == "CMYK" else image.convert("RGB"))
+            return 255 - pixels if image.mode == "CMYK" else pixels
+    except PARSER_ERRORS as error:
+        raise BadImageError("corrupt", f"{type(error).__name__}: {error}") from error
+
+
 def _refusal(error: ValueError) -> BadImageError:
-    if "subsampling" in str(error):
-        return BadImageError("unsupported-jpeg", "JPEG with sampling factors that the decoder does not know")
-    if "rithmetic" in str(error) or "nsupported" in str(error):
-        return BadImageError("unsupported-jpeg", str(error))
-    return BadImageError("corrupt", str(error))
+    unsupported = "rithmetic" in str(error) or "nsupported" in str(error)
+    return BadImageError("unsupported-jpeg" if unsupported else "corrupt", str(error))
 
 
 def _without_zeros_at_end(data: bytes, warning: str) -> bytes | None:
