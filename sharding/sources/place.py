@@ -97,6 +97,8 @@ class RangeFile:
         if isinstance(path, Path):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.size = os.fstat(self._descriptor).st_size
+            # Without this a walk from header to header would make the kernel read ahead the images between them.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         else:
             self._file = path.open("rb")
             self.size = self._file.seek(0, io.SEEK_END)
