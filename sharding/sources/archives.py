@@ -23,12 +23,18 @@ Excluded = list[tuple[str, str]]
 
 
 def archives(
-    root: Path, kinds: Mapping[str, str], devkit: tuple[str, Devkit] | None, truth: Truth | None, prefix: str = ""
+    root: Path,
+    kinds: Mapping[str, str],
+    devkit: tuple[str, Devkit] | None,
+    truth: Truth | None,
+    *,
+    prefix: str = "",
+    may_be_none: bool = False,
 ) -> tuple[Recognised, set[str]]:
-    """Original archives in ``root``, given the kind of every tar in it; and the names of the files it makes use of.
+    """Original archives in ``root``, given the kind of every tar in it; and the names of the tars it makes use of.
 
     ``prefix`` is the path of ``root`` below the source. Raises SourceError if it is not certain which tar holds the
-    training images, or if validation images have no labels.
+    training images, if validation images have no labels, or, unless it may be none, if no tar is of any use.
     """
     notices: dict[str, list[str]] = {"train": [], "val": []}
     excluded: dict[str, Excluded] = {"train": [], "val": []}
@@ -53,12 +59,11 @@ def archives(
         notices["val"] += ilsvrc.size_notice(val, (root / val).stat().st_size)
         splits["val"] = partial(_val, root / val, prefix + val, truth, notices["val"])
         used[val] = "val"
-    if not splits:
-        held = ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items()))
-        raise SourceError(f"{root}: no archive with images to train on or to validate with; it holds {held}")
+    if not splits and not may_be_none:
+        raise _none(root, kinds)
     kit_used = [devkit[0]] if devkit and devkit[0] != "." else []
     says = f"imagenet: original archives ({', '.join([*_few(list(used)), *kit_used])})"
-    return Recognised(kind="archives", says=says, splits=splits), {*used, *kit_used}
+    return Recognised(kind="archives", says=says, splits=splits), set(used)
 
 
 def leftover_reason(kind: str, name: str) -> str:
@@ -71,6 +76,14 @@ def leftover_reason(kind: str, name: str) -> str:
         "empty": "an empty tar",
     }
     return reasons.get(kind, f"beside the archives that are used; shard {name} on its own if you want it")
+
+
+def _none(root: Path, kinds: Mapping[str, str]) -> SourceError:
+    held = ", ".join(f"{name} ({leftover_reason(kind, name)})" for name, kind in sorted(kinds.items()))
+    return SourceError(
+        f"{root}: no archive with images to train on or to validate with; it holds {held}; "
+        f"fetch {ilsvrc.TRAIN_TAR} ({ilsvrc.BYTES[ilsvrc.TRAIN_TAR]:,} bytes)"
+    )
 
 
 def _fetch(root: Path) -> str:
@@ -96,14 +109,8 @@ def _train_tars(root: Path, kinds: Mapping[str, str], excluded: Excluded, notice
         train = [ilsvrc.TRAIN_TAR]
     if len(train) > 1:
         raise SourceError(f"{root}: {' and '.join(train)} are both tars of tars; leave only {ilsvrc.TRAIN_TAR} there")
-    if not train and "val" not in kinds.values():
-        raise SourceError(
-            f"{root}: {outer[0]} is the archive of task 3 (dogs only), no training data of the classification task; "
-            f"fetch {ilsvrc.TRAIN_TAR} ({ilsvrc.BYTES[ilsvrc.TRAIN_TAR]:,} bytes)"
-        )
     for name in train:
         notices += ilsvrc.size_notice(name, (root / name).stat().st_size)
-    notices += [f"{name}: left out: {leftover_reason('train', name)}" for name in outer if name not in train]
     return train
 
 

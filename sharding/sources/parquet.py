@@ -50,7 +50,7 @@ def parquet(root: Path) -> Recognised | None:
     Raises SourceError for Parquet files without a column of images.
     """
     files, others = _files(root)
-    if not files:
+    if not files or _only_beside_classes(root, files):
         return None
     excluded = [(name, "no Parquet file") for name in others]
     columns = _columns_of_file(root, next(iter(files)))
@@ -72,6 +72,15 @@ def parquet(root: Path) -> Recognised | None:
     splits[first] = partial(_with_left, splits[first], excluded, lost)
     says = f"Parquet ({', '.join(f'{s}: {len(by_split[s])} files' for s in splits)}; column {columns.image!r})"
     return Recognised(kind="parquet", says=says, splits=splits)
+
+
+def _only_beside_classes(root: Path, files: Mapping[str, str]) -> bool:
+    """Whether the Parquet files are tables beside class folders and hold no images themselves."""
+    folders = [i for i in items(root) if i.is_dir and not is_system(i.name)] if root.is_dir() else []
+    if not folders or any("/" in name for name in files):
+        return False
+    with _open(root, next(iter(files))) as file:
+        return columns_of(file.schema_arrow) is None
 
 
 def columns_of(schema: pa.Schema) -> Columns | None:
@@ -123,24 +132,19 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
 
 
 def _files(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Parquet files with their splits, relative to the source, and the other files found there."""
-    files: dict[str, str] = {}
-    others: list[str] = []
-    folders = {"": None, "data": None} | dict.fromkeys(SPLIT_NAMES)
+    """Parquet files with their splits, relative to the source, and everything else that lies where they may."""
     if not root.is_dir():
         return ({root.name: split_of_file(root.name)} if is_parquet(root) else {}), []
-    present = {item.name for item in items(root) if item.is_dir}
-    for folder in folders:
-        if folder and folder not in present:
-            continue
-        listed = items(root / folder if folder else root)
-        for name in files_of(listed, ".parquet"):
-            path = f"{folder}/{name}" if folder else name
-            files[path] = SPLIT_NAMES.get(folder) or split_of_file(name)
-        if files:
-            others += [f"{folder}/{i.name}".lstrip("/") for i in listed if not i.name.lower().endswith(".parquet")]
-    kept = {*present & set(folders)}
-    return files, [name for name in others if name not in kept] if files else []
+    files: dict[str, str] = {}
+    others: list[str] = []
+    top = items(root)
+    places = [item.name for item in top if item.is_dir and (item.name == "data" or item.name in SPLIT_NAMES)]
+    for folder in ["", *places]:
+        listed = items(root / folder) if folder else top
+        here = files_of(listed, ".parquet")
+        files |= {f"{folder}/{n}".lstrip("/"): SPLIT_NAMES.get(folder) or split_of_file(n) for n in here}
+        others += [f"{folder}/{item.name}".lstrip("/") for item in listed if item.name not in here]
+    return files, [name for name in others if name not in places]
 
 
 def _open(root: Path, name: str) -> Any:

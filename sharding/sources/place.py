@@ -91,19 +91,23 @@ class RangeFile:
 
     def __init__(self, path: Path) -> None:
         """Open it. Raises OSError if that fails."""
-        self._file: BinaryIO = path.open("rb", buffering=0) if isinstance(path, Path) else path.open("rb")  # type: ignore[assignment,unused-ignore]
-        self._descriptor = self._file.fileno() if isinstance(path, Path) else None
+        self._descriptor = -1
+        self._file: BinaryIO | None = None
         self._at, self._window = 0, b""
-        if self._descriptor is not None:
+        if isinstance(path, Path):
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.size = os.fstat(self._descriptor).st_size
+            # Without this a walk from header to header would make the kernel read ahead the images between them.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         else:
+            self._file = path.open("rb")
             self.size = self._file.seek(0, io.SEEK_END)
 
     def read_at(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``; fewer at the end of the file."""
-        if self._descriptor is None:
+        if self._file is not None:
             self._file.seek(offset)
-            return self._file.read(size)
+            return bytes(self._file.read(size))
         data = os.pread(self._descriptor, size, offset)
         while 0 < len(data) < size:
             more = os.pread(self._descriptor, size - len(data), offset + len(data))
@@ -116,13 +120,21 @@ class RangeFile:
         """As ``read_at``, for small pieces that lie close together: a window of the file is kept."""
         start = offset - self._at
         if start < 0 or start + size > len(self._window):
-            window = _LOCAL_WINDOW if self._descriptor is not None else _REMOTE_WINDOW
+            window = _LOCAL_WINDOW if self._file is None else _REMOTE_WINDOW
             self._at, self._window, start = offset, self.read_at(offset, max(size, window)), 0
         return self._window[start : start + size]
 
     def close(self) -> None:
-        """Close it."""
-        self._file.close()
+        """Close it, once."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._file is not None:
+            self._file.close()
+
+    def __del__(self) -> None:
+        """A worker that ends, or a listing that is given up, leaves no file open."""
+        self.close()
 
     def __enter__(self) -> RangeFile:
         """Use as a context."""

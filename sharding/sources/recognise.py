@@ -14,8 +14,8 @@ from sharding.sources.archives import archives, leftover_reason
 from sharding.sources.devkit import Devkit, Truth, find_devkit
 from sharding.sources.flat_val import flat_folder, looks_flat
 from sharding.sources.folder import class_folders, split_folders
+from sharding.sources.form import SPLIT_NAMES, split_named
 from sharding.sources.form import Recognised as Recognised
-from sharding.sources.form import split_named
 from sharding.sources.kaggle import kaggle
 from sharding.sources.parquet import parquet
 from sharding.sources.place import Item, as_place, files_of, is_gzip, is_parquet, is_system, items
@@ -24,6 +24,7 @@ from sharding.sources.webdataset import dataset_v1, webdataset
 
 Kit = tuple[str, Devkit] | None
 Left = list[tuple[str, str]]
+_QUIET = ("system file", "development kit, no images")  # left out without a sentence of their own
 
 
 def recognise(src: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Recognised:
@@ -65,18 +66,19 @@ def _file(path: Path, classes: Sequence[str] | None) -> Recognised:
 
 def _tars(root: Path, listed: Sequence[Item], classes: Sequence[str] | None) -> Recognised | None:
     """Archives or WebDataset tars, in ``root`` or in folders of its splits."""
+    folders = [item.name for item in listed if item.is_dir and not is_system(item.name)]
     kinds = tar_kinds(root, listed)
-    originals = {name: kind for name, kind in kinds.items() if kind not in ("samples", "unlabelled", "empty", "devkit")}
+    originals = [name for name, kind in kinds.items() if kind in ("train", "class", "val", "folders")]
     if "samples" in kinds.values() and originals:
         raise SourceError(
-            f"{root}: holds WebDataset tars and, beside them, {next(iter(originals))} ({len(originals)} archives of "
-            "images); move one of the two away"
+            f"{root}: holds WebDataset tars and, beside them, {originals[0]} ({len(originals)} archives of images); "
+            "move one of the two away"
         )
     if originals:
         return _archives(root, listed, kinds)
     if "samples" in kinds.values() or _samples_in_splits(root, listed):
         return webdataset(root, classes)
-    if kinds:
+    if kinds and not folders:
         name, kind = next(iter(kinds.items()))
         raise SourceError(f"{root}: {name} holds no images with labels ({leftover_reason(kind, name)})")
     return None
@@ -92,28 +94,30 @@ def _samples_in_splits(root: Path, listed: Sequence[Item]) -> bool:
 
 
 def _archives(root: Path, listed: Sequence[Item], kinds: Mapping[str, str]) -> Recognised:
+    """Original archives, and folders of splits for which there is no archive (``train/`` beside the val archive)."""
     kit = find_devkit(root, listed)
+    folders = {SPLIT_NAMES[i.name]: i.name for i in listed if i.is_dir and i.name in SPLIT_NAMES and i.name != "test"}
+    twice = [item.name for item in listed if item.is_dir and f"{item.name}.tar" in kinds and ilsvrc.is_wnid(item.name)]
+    if twice:
+        raise SourceError(f"{root}: holds {twice[0]}.tar and {twice[0]}/, the same class; move all tars or all folders")
     truth = kit[1].truth() if kit and "val" in kinds.values() else None
-    found, used = archives(root, kinds, kit, truth)
-    left: Left = []
-    notices: list[str] = []
-    for item in listed:
-        if item.name in kinds and item.name not in used:
-            reason = leftover_reason(kinds[item.name], item.name)
-            notices.append(f"{item.name}: left out: {reason}")
-            left.append((item.name, reason))
-        elif item.name not in kinds:
-            left.append((item.name, _beside(item, kit)))
-            if item.is_dir and left[-1][1].startswith("folder"):
-                notices.append(f"{item.name}/: left out: {left[-1][1]}")
-    return _with_left(found, left, notices)
+    found, used = archives(root, kinds, kit, truth, may_be_none=bool(folders))
+    unpacked = {split: name for split, name in folders.items() if split not in found.splits}
+    splits = {**found.splits, **{split: _split(root, name, split, kit) for split, name in unpacked.items()}}
+    says = found.says + "".join(f", and {name}/" for name in unpacked.values())
+    left = [(i.name, _beside(i, kit, kinds)) for i in listed if i.name not in {*used, *unpacked.values()}]
+    named = {item.name for item in listed if item.is_dir or item.name in kinds}
+    notices = [f"{name}: left out: {why}" for name, why in left if name in named and why not in _QUIET]
+    return _with_left(Recognised(kind=found.kind, says=says, splits=splits), left, notices)
 
 
-def _beside(item: Item, kit: Kit) -> str:
+def _beside(item: Item, kit: Kit, kinds: Mapping[str, str]) -> str:
     if is_system(item.name):
-        return "system file"
+        return _QUIET[0]
     if kit and kit[0] in (item.name, "."):
-        return "development kit, no images"
+        return _QUIET[1]
+    if item.name in kinds:
+        return leftover_reason(kinds[item.name], item.name)
     return "folder beside the archives" if item.is_dir else "no archive of images"
 
 
@@ -130,18 +134,24 @@ def _folders(root: Path, listed: Sequence[Item]) -> Recognised:
     notices: list[str] = []
     for split, name in splits.items():
         folder = root / name
-        if split == "val" and looks_flat(folder):
-            made[split] = partial(flat_folder, folder, name, _truth(folder, kit, root))
-        elif split == "test" and not any(item.is_dir for item in items(folder)):
+        if split == "test" and not any(item.is_dir for item in items(folder)):
             count = len(items(folder))
             left.append((name, f"test images, which have no labels ({count:,} files)"))
             notices.append(f"{name}/: {count:,} test images, which have no labels, were left out")
-        elif any(item.name.lower().endswith(".tar") for item in items(folder)):
-            made[split] = _inner_archives(root, name, split, kit)
         else:
-            made[split] = partial(class_folders, folder, name, split, kit[1] if kit else None)
+            made[split] = _split(root, name, split, kit)
     says = f"one folder per class ({', '.join(f'{n}/' for s, n in splits.items() if s in made)}{_kit_said(kit)})"
     return _with_left(Recognised(kind="folder", says=says, splits=made), left, notices)
+
+
+def _split(root: Path, name: str, split: str, kit: Kit) -> Callable[[], Found]:
+    """A folder of one split: flat validation images, inner tars, or class folders."""
+    folder = root / name
+    if split == "val" and looks_flat(folder):
+        return partial(flat_folder, folder, name, _truth(folder, kit, root))
+    if files_of(items(folder), ".tar"):
+        return _inner_archives(root, name, split, kit)
+    return partial(class_folders, folder, name, split, kit[1] if kit else None)
 
 
 def _one_split(root: Path, listed: Sequence[Item], kit: Kit, *, flat: bool) -> Recognised:
@@ -178,17 +188,16 @@ def _inner_archives(root: Path, name: str, split: str, kit: Kit) -> Callable[[],
     """A split whose folder holds the inner tars (``train/n01440764.tar``) or a tar of images."""
     folder = root / name
     listed = items(folder)
+    classes = [item.name for item in listed if item.is_dir and not is_system(item.name)]
+    if classes:
+        raise SourceError(f"{folder}: holds tars and, beside them, class folders ({classes[0]}); move one of the two")
     kinds = tar_kinds(folder, listed)
     truth = kit[1].truth() if kit and "val" in kinds.values() else None
-    found, used = archives(folder, kinds, kit, truth, f"{name}/")
+    found, used = archives(folder, kinds, kit, truth, prefix=f"{name}/")
     if split not in found.splits:
         raise SourceError(f"{folder}: its tars hold {', '.join(found.splits)} images, not {split}; rename the folder")
-    left = [(f"{name}/{i.name}", _sidecar_reason(i, kinds)) for i in listed if i.name not in used]
+    left = [(f"{name}/{item.name}", _beside(item, None, kinds)) for item in listed if item.name not in used]
     return _with_left(found, left, []).splits[split]
-
-
-def _sidecar_reason(item: Item, kinds: Mapping[str, str]) -> str:
-    return leftover_reason(kinds[item.name], item.name) if item.name in kinds else _beside(item, None)
 
 
 def _loose(item: Item, kit: Kit) -> str:

@@ -80,6 +80,10 @@ def webdataset(root: Path, classes: Sequence[str] | None = None) -> Recognised |
     return Recognised(kind="webdataset", says=f"WebDataset ({counts})", splits=splits)
 
 
+def _beside(root: Path, path: str) -> str:
+    return "folder beside the shards" if (root / path).is_dir() and not is_system(path) else _sidecar(path)
+
+
 def _sidecar(path: str) -> str:
     if is_system(path.rpartition("/")[2]):
         return "system file"
@@ -105,7 +109,7 @@ def _tars(root: Path) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
             else:
                 left.append((path, f"no WebDataset samples with labels in it ({kind})"))
         left += [
-            (f"{folder}/{item.name}".lstrip("/"), _sidecar(item.name))
+            (f"{folder}/{item.name}".lstrip("/"), _beside(root, f"{folder}/{item.name}".lstrip("/")))
             for item in listed
             if item.name not in tars and not (folder == "" and item.name in places)
         ]
@@ -124,7 +128,7 @@ def _found(
 ) -> Found:
     name_of = names()
     excluded = list(left)
-    notices: list[str] = []
+    notices = [f"{path}/: left out: {why}" for path, why in excluded if why.startswith("folder")]
     if name_of and all(name == str(number) for number, name in name_of.items()) and not own:
         notices.append(
             f"{split}: nothing says what the label numbers mean, so classes are called by their number; "

@@ -1,0 +1,168 @@
+"""One image set in every form: equal keys, labels and bytes, read where they lie."""
+
+import hashlib
+import pickle
+
+import pytest
+
+from sharding import listing
+from sharding.errors import BadImageError
+from sharding.sources.reading import Reader
+from sharding.sources.recognise import recognise
+from tests.sharding import miniature as mini
+
+
+def listed(src):
+    """All splits as listings, val labelled by the classes of train."""
+    out, classes = {}, None
+    for split, find in recognise(src).splits.items():
+        out[split] = listing.build(find(), classes, where=str(src))
+        classes = classes or out[split].classes
+    return out
+
+
+def content(src):
+    reader = Reader(src)
+    return {
+        split: {
+            image.key: (image.label, hashlib.sha256(reader.read(image.container, image.offset, image.size)).hexdigest())
+            for image in listing.images(lst.table, lst.classes)
+        }
+        for split, lst in listed(src).items()
+    }
+
+
+def expected():
+    return {
+        split: {
+            p.name.removesuffix(".JPEG"): (mini.WNIDS.index(p.wnid), hashlib.sha256(p.data).hexdigest()) for p in images
+        }
+        for split, images in mini.pictures().items()
+    }
+
+
+@pytest.mark.parametrize("form", mini.FORMS)
+def test_every_form_gives_the_same_keys_labels_and_bytes(tmp_path, form):
+    mini.FORMS[form](tmp_path)
+    assert content(tmp_path) == expected()
+
+
+@pytest.mark.parametrize("inner", ["", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
+def test_kaggle_may_be_given_at_any_of_its_folders(tmp_path, inner):
+    mini.write_kaggle(tmp_path)
+    assert content(tmp_path / inner) == expected()
+
+
+def test_a_devkit_still_packed_labels_a_flat_val_folder(tmp_path):
+    mini.write_flat_val(tmp_path, packed=True)
+    assert content(tmp_path) == expected()
+
+
+def test_a_folder_of_flat_val_images_finds_the_devkit_beside_it(tmp_path):
+    mini.write_flat_val(tmp_path)
+    assert content(tmp_path / "val") == {"val": expected()["val"]}
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"])
+def test_one_archive_is_a_source_of_one_split(tmp_path, name):
+    mini.write_archives(tmp_path)
+    split = "train" if "train" in name else "val"
+    assert content(tmp_path / name) == {split: expected()[split]}
+
+
+def test_one_parquet_file_and_one_webdataset_tar_are_sources(tmp_path):
+    mini.write_parquet(tmp_path / "p")
+    mini.write_webdataset(tmp_path / "w")
+    assert len(content(tmp_path / "p/data/train-00000-of-00002.parquet")["train"]) == 4
+    assert len(content(tmp_path / "w/imagenet1k-train-0000.tar")["train"]) == 4
+
+
+def test_splits_come_in_the_order_train_val(tmp_path):
+    mini.write_archives(tmp_path)
+    assert list(recognise(tmp_path).splits) == ["train", "val"]
+
+
+def test_the_sentence_names_the_archives(tmp_path):
+    mini.write_archives(tmp_path)
+    assert recognise(tmp_path).says == (
+        "imagenet: original archives (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz)"
+    )
+
+
+def test_names_and_ids_come_from_the_devkit_without_the_nodes_above_the_classes(tmp_path):
+    mini.write_archives(tmp_path)
+    train = listed(tmp_path)["train"]
+    assert train.ilsvrc2012_ids == mini.IDS
+    assert train.class_names == mini.WORDS
+
+
+@pytest.mark.parametrize("form", ["kaggle", "parquet"])
+def test_names_come_with_kaggle_and_with_the_hub(tmp_path, form):
+    mini.FORMS[form](tmp_path)
+    assert listed(tmp_path)["train"].class_names == mini.WORDS
+
+
+@pytest.mark.parametrize("form", mini.FORMS)
+def test_every_file_of_the_source_is_an_image_its_container_or_excluded(tmp_path, form):
+    mini.FORMS[form](tmp_path)
+    accounted = set()
+    for lst in listed(tmp_path).values():
+        accounted |= {image.container for image in listing.images(lst.table, lst.classes)}
+        accounted |= {path for path, _ in lst.excluded}
+    for file in tmp_path.rglob("*"):
+        path = file.relative_to(tmp_path)
+        if file.is_file():
+            assert any(str(p) in accounted for p in [path, *path.parents]), path
+
+
+def test_paths_tell_people_where_an_image_lies(tmp_path):
+    mini.write_archives(tmp_path)
+    first = next(iter(recognise(tmp_path).splits["train"]().entries))
+    assert first.path == "ILSVRC2012_img_train.tar/n01440764.tar/n01440764_10026.JPEG"
+    assert first.name == "n01440764/n01440764_10026.JPEG"
+
+
+def test_a_finished_data_set_can_be_sharded_again(sample_shards):
+    lists = listed(sample_shards)
+    assert {split: len(lst) for split, lst in lists.items()} == {
+        split: len([f for f in (sample_shards / split).glob("*.tar") for _ in keys_of(f)]) for split in lists
+    }
+    for split, lst in lists.items():
+        keys = [key for tar in sorted((sample_shards / split).glob("*.tar")) for key in keys_of(tar)]
+        assert lst.table.column("key").to_pylist() == keys
+
+
+def keys_of(tar):
+    import tarfile
+
+    with tarfile.open(tar) as file:
+        return [name.removesuffix(".jpg") for name in file.getnames() if name.endswith(".jpg")]
+
+
+def test_a_reader_pickles_as_its_root_and_reads_after_close(tmp_path):
+    mini.write_archives(tmp_path)
+    entry = next(iter(recognise(tmp_path).splits["train"]().entries))
+    reader = Reader(tmp_path)
+    data = reader.read(entry.container, entry.offset, entry.size)
+    reader.close()
+    assert pickle.loads(pickle.dumps(reader)).read(entry.container, entry.offset, entry.size) == data
+    assert reader.read(entry.container, entry.offset, entry.size) == data
+
+
+def test_an_image_that_is_gone_is_unreadable_and_no_more(tmp_path):
+    mini.write_archives(tmp_path)
+    reader = Reader(tmp_path)
+    for place in [("gone.JPEG", -1, 0), ("gone.tar", 512, 5), ("gone.parquet", 0, 0)]:
+        with pytest.raises(BadImageError) as error:
+            reader.read(*place)
+        assert error.value.reason == "unreadable"
+    with pytest.raises(BadImageError, match="ends within it"):
+        reader.read("ILSVRC2012_img_val.tar", 1 << 40, 5)
+
+
+def test_a_reader_keeps_few_files_open(tmp_path):
+    for i in range(40):
+        mini.write(tmp_path / f"{i}.tar", bytes([i]) * 10)
+    reader = Reader(tmp_path)
+    assert [reader.read(f"{i}.tar", 2, 1) for i in range(40)] == [bytes([i]) for i in range(40)]
+    assert len(reader._ranges) <= 8
