@@ -1,4 +1,4 @@
-"""Files beside the shards so that other tools read the set as it stands: wids, timm, a dataset card."""
+"""Files beside the shards so that other tools read the set as it stands: wids, timm, Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from pathlib import Path
 
 from sharding import layout
 
+# The lines between --- are for Hugging Face `datasets`: without them it takes the JSON files for the data.
 _CARD = """\
+---
+configs:
+- config_name: default
+  data_files:
+  - split: {hub_split}
+    path: "{split}-*.tar"
+---
 # {source} ({split})
 
 {samples:,} samples in {shards} WebDataset shards, {classes} classes; {stored}.
@@ -23,7 +31,8 @@ The images keep the licence of their source; this conversion grants no rights. R
 are in `{quarantine}`, exact statistics in `{stats}` and `{mean}`.
 
 Read it with webdataset (`{split}-{{000000..{last}}}.tar`), with DALI (`fn.readers.webdataset`, the
-`.idx` files beside the tars), or with timm and wids through `{timm}` and `{split}.json`.
+`.idx` files beside the tars), with timm and wids through `{timm}` and `{split}.json`, or with Hugging Face
+`datasets` (`load_dataset` of this folder).
 """
 
 
@@ -54,20 +63,25 @@ def contents(manifest: layout.Manifest) -> dict[str, bytes]:
 
 
 def _timm_info(manifest: layout.Manifest) -> dict[str, object]:
-    split = {"val": "validation"}.get(manifest.split, manifest.split)
+    """The split under our name and under timm's: timm looks for the one that its user types."""
     info = {
         "name": manifest.split,
         "num_samples": manifest.num_samples,
         "filenames": [f"{s.name}.tar" for s in manifest.shards],
         "shard_lengths": [s.num_samples for s in manifest.shards],
     }
-    return {"splits": {split: info}}
+    return {"splits": dict.fromkeys((manifest.split, _hub_name(manifest.split)), info)}
+
+
+def _hub_name(split: str) -> str:
+    """What timm and Hugging Face call a split."""
+    return {"val": "validation"}.get(split, split)
 
 
 def _card(manifest: layout.Manifest) -> str:
     counts = manifest.counts
     return _CARD.format(
-        source=manifest.source, split=manifest.split, samples=manifest.num_samples,
+        source=manifest.source, split=manifest.split, hub_split=_hub_name(manifest.split), samples=manifest.num_samples,
         shards=len(manifest.shards), last=manifest.shards[-1].name[-6:], classes=len(manifest.classes),
         stored=manifest.encode.describe(), form=manifest.source_form,
         schema=layout.SCHEMA, digest=manifest.digest, seed=manifest.seed, found=counts.found,

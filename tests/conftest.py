@@ -1,6 +1,10 @@
-"""Data that many tests share: the drawn sample set, its shards, and real images where they are at hand."""
+"""What many tests share: the drawn sample set, its shards, real images where they are at hand, an S3 server."""
 
 import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +63,43 @@ def real_images():
     if not folder.is_dir():
         pytest.skip("no real test images here: set ALEXSTREAM_TEST_DATA to a folder that holds them")
     return folder
+
+
+_S3_SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()  # until the tests end, however they end
+"""
+_buckets = count()
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Address of an S3 server on this machine; while it runs, the environment names it and its key."""
+    for name in ("moto", "flask", "flask_cors", "s3fs", "upath"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed (extra: dev)")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", _S3_SERVER], **pipes) as server, pytest.MonkeyPatch.context() as patch:
+        address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield address
+        server.stdin.close()
+
+
+@pytest.fixture
+def s3_folder(s3_server):
+    """``s3://…`` text of an empty folder in a bucket of its own."""
+    import s3fs
+
+    bucket = f"bucket-{next(_buckets)}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}/folder"

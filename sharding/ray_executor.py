@@ -1,0 +1,148 @@
+"""Run independent jobs as tasks of Ray: the contract of ``sharding.workers.run_jobs``, on one machine or on many.
+
+With ``RAY_ADDRESS`` set, the jobs go to that cluster; its machines must see the same files and have alexstream
+installed. Otherwise a private Ray is started for the jobs and ended after them: no dashboard, no usage reports, its
+files in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sharding.errors import AlexstreamError
+from sharding.workers import Work
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_POLL_S = 0.2
+_OBJECT_STORE_BYTES = 256 * 2**20  # results are small: a shard's bytes are written by its task
+
+
+def run_jobs_on_ray(
+    work: Work[Job, Result], jobs: Iterable[Job], num_workers: int, tick: Callable[[int], None]
+) -> Iterator[Result]:
+    """Yield ``work(job, progress)`` of every job, in the order of ``jobs``; at most ``num_workers`` run at a time.
+
+    ``tick`` is called several times a second with the number of items done since the last call. Raises
+    AlexstreamError if Ray is not installed or a task's process dies, and whatever a job raises.
+    """
+    ray = _load_ray()
+    with _cluster(ray, num_workers):
+        counter = ray.remote(num_cpus=0)(_Counter).remote()
+        # A task that dies is not tried again: what killed it (no memory) would kill the next one too.
+        call = ray.remote(num_cpus=1, max_retries=0)(_call)
+        waiting = iter(list(jobs))
+        running: list[Any] = []  # in the order of the jobs; from the front on, some may be done already
+        try:
+            _fill(ray, running, waiting, lambda job: call.remote(work, job, counter), num_workers)
+            while running:
+                done, _ = ray.wait(running[:1], timeout=_POLL_S)
+                _fill(ray, running, waiting, lambda job: call.remote(work, job, counter), num_workers)
+                tick(ray.get(counter.take.remote()))
+                if done:
+                    yield ray.get(running.pop(0))
+            tick(ray.get(counter.take.remote()))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise AlexstreamError(
+                f"a Ray task died ({type(error).__name__}: out of memory, or killed); what is finished stays; "
+                f"run the same command again, with fewer --workers than {num_workers} if memory was short"
+            ) from error
+        finally:
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+def _fill(ray: Any, running: list[Any], waiting: Iterator[Any], start: Callable[[Any], Any], num_workers: int) -> None:
+    """Start jobs until ``num_workers`` are unfinished."""
+    unfinished = len(ray.wait(running, num_returns=len(running), timeout=0)[1]) if running else 0
+    for _ in range(num_workers - unfinished):
+        try:
+            running.append(start(next(waiting)))
+        except StopIteration:
+            return
+
+
+def _load_ray() -> Any:
+    # Both are read when ray is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise AlexstreamError("Ray is not installed; pip install alexstream[ray]") from error
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, num_workers: int) -> Iterator[None]:
+    """The Ray that is there already, that of ``RAY_ADDRESS``, or a private one for as long as it is needed."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        try:
+            if os.environ.get("RAY_ADDRESS"):
+                ray.init(**quiet)
+            else:
+                _keep_others_out()
+                ray.init(
+                    address="local", num_cpus=num_workers, num_gpus=0, include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
+                )  # fmt: skip
+        except (ConnectionError, RuntimeError, OSError) as error:
+            raise AlexstreamError(f"Ray does not start: {str(error).splitlines()[0]}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _keep_others_out() -> None:
+    """A token of this process's own, so that no other user of the machine can hand tasks to our Ray."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+class _Counter:
+    """Counts finished items on behalf of all tasks."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, count: int) -> None:
+        self.count += count
+
+    def take(self) -> int:
+        count, self.count = self.count, 0
+        return count
+
+
+def _call(work: Work[Job, Result], job: Job, counter: Any) -> Result:
+    """Run one job in a task; tell the counter a few times a second rather than at every item."""
+    pending, told = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal pending, told
+        pending += count
+        if time.monotonic() - told > _POLL_S:
+            counter.add.remote(pending)
+            pending, told = 0, time.monotonic()
+
+    result = work(job, advance)
+    if pending:
+        import ray
+
+        ray.get(counter.add.remote(pending))
+    return result

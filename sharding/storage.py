@@ -1,0 +1,118 @@
+"""Places that hold a data set: a folder of this machine, or one of an object store (``s3://bucket/train``).
+
+Text goes in, a path comes out: ``pathlib.Path`` or, for an object store, ``upath.UPath``, which joins, lists, reads
+and writes by the same names. Whoever writes through here leaves whole files: an object store shows an object when
+its last byte has arrived, a folder when a complete file is renamed into place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from sharding import layout
+from sharding.errors import AlexstreamError, DatasetError, OutputError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    Location = Path | UPath
+
+# Stores that show an object whole or not at all. memory:// lives and dies with its process: for tests.
+_OBJECT_STORES = ("s3", "gs", "az", "abfs", "memory")
+
+
+def location(text: str) -> Location:
+    """The place that ``text`` names: ``s3://bucket/folder`` and its like, or a local path.
+
+    Keys, endpoint and region come from where the store's own tools take them (for S3: ``AWS_ACCESS_KEY_ID``,
+    ``AWS_SECRET_ACCESS_KEY``, ``AWS_ENDPOINT_URL`` …). Raises AlexstreamError for an unknown kind of store, or one
+    whose library is not installed.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return Path(text)
+    if scheme == "file":
+        return Path(urlsplit(text).path)
+    if scheme not in _OBJECT_STORES:
+        raise AlexstreamError(f"{text}: no known kind of store; give a folder, or one of {_listed(_OBJECT_STORES)}")
+    if not rest.strip("/"):
+        raise AlexstreamError(f"{text} names no bucket; give {scheme}://BUCKET/FOLDER")
+    try:
+        from upath import UPath
+
+        # Without a listing of its own, which would hide what other processes write and delete.
+        path = UPath(text.rstrip("/"), use_listings_cache=False)
+        _ = path.fs  # loads the store's library
+    except ImportError as error:
+        remedy = "pip install alexstream[s3]" if scheme in ("s3", "memory") else str(error)
+        raise AlexstreamError(f"{text}: the library for {scheme}:// is not installed; {remedy}") from error
+    return path
+
+
+def read_range(path: Location, offset: int, size: int) -> bytes:
+    """``size`` bytes of a file from ``offset`` on, without reading the rest.
+
+    Raises DatasetError if the file is missing, shorter than that, or cannot be read.
+    """
+    if size == 0:
+        return b""  # an empty range is none in HTTP: it would give the whole object
+    with _explained("read", path, DatasetError):
+        if isinstance(path, Path):
+            with open(path, "rb") as file:
+                data = os.pread(file.fileno(), size, offset)
+        else:
+            data = bytes(path.fs.cat_file(path.path, start=offset, end=offset + size))
+    if len(data) != size:
+        raise DatasetError(f"{path} ends before byte {offset + size}; it was cut: restore it or shard the source again")
+    return data
+
+
+def publish(path: Location, data: bytes) -> None:
+    """Write ``path`` so that it appears complete or not at all. Raises OutputError when its store refuses."""
+    if isinstance(path, Path):
+        layout.publish(path, data)
+        return
+    with _explained("write", path, OutputError):
+        path.fs.pipe_file(path.path, data)
+
+
+def put_file(local: Path, path: Location) -> None:
+    """Copy a local file to ``path``, which appears complete or not at all. Raises OutputError as ``publish`` does."""
+    with _explained("write", path, OutputError):
+        if not isinstance(path, Path):
+            path.fs.put_file(str(local), path.path)
+            return
+        tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(local, "rb") as source, open(tmp, "wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+                target.flush()
+                os.fsync(target.fileno())
+            os.replace(tmp, path)
+        finally:
+            tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(verb: str, path: Location, kind: type[AlexstreamError]) -> Iterator[None]:
+    """One line for whatever goes wrong at a store: each store's client has exceptions of its own."""
+    local = isinstance(path, Path)
+    try:
+        yield
+    except AlexstreamError:
+        raise
+    except Exception as error:
+        if local and not isinstance(error, OSError):
+            raise
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise kind(f"cannot {verb} {path}: {reason.splitlines()[0]}") from error
+
+
+def _listed(schemes: tuple[str, ...]) -> str:
+    return ", ".join(f"{scheme}://" for scheme in schemes)

@@ -1,0 +1,190 @@
+"""Places that hold a data set: a local folder, and a folder of an object store behind a real S3 server."""
+
+import builtins
+import hashlib
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sharding.errors import AlexstreamError, DatasetError, OutputError
+from sharding.storage import location, publish, put_file, read_range
+from tests.conftest import ROOT
+
+
+@pytest.fixture(params=["local", "s3", "memory"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        return location(str(tmp_path))
+    if request.param == "s3":
+        return location(request.getfixturevalue("s3_folder"))
+    pytest.importorskip("upath", reason="universal-pathlib is not installed (extra: s3)")
+    return location(f"memory://{tmp_path.name}")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_words_without_a_scheme_are_local_paths():
+    assert location("/data/x") == Path("/data/x")
+    assert location("data") == Path("data")
+    assert location("file:///data/x") == Path("/data/x")
+
+
+def test_what_was_published_is_read_listed_measured_and_deleted_by_the_same_names(folder):
+    publish(folder / "a-000000.tar", b"0123456789")
+    publish(folder / "a-000000.idx", b"")
+    path = folder / "a-000000.tar"
+    assert path.read_bytes() == b"0123456789"
+    assert path.stat().st_size == 10
+    assert path.is_file() and not (folder / "b.tar").is_file()
+    assert names(folder) == ["a-000000.idx", "a-000000.tar"]
+    assert [p.name for p in folder.glob("*.tar")] == ["a-000000.tar"]
+    (folder / "a-000000.idx").unlink()
+    assert names(folder) == ["a-000000.tar"]
+
+
+def test_a_second_publication_replaces_the_first(folder):
+    publish(folder / "x", b"first and long")
+    publish(folder / "x", b"second")
+    assert (folder / "x").read_bytes() == b"second"
+    assert (folder / "x").stat().st_size == 6
+
+
+def test_ranges_are_those_of_the_file(folder):
+    data = bytes(range(256)) * 16
+    publish(folder / "x", data)
+    for offset, size in itertools.product((0, 1, 511, 4095), (0, 1)):
+        assert read_range(folder / "x", offset, size) == data[offset : offset + size]
+    assert read_range(folder / "x", 1000, 2000) == data[1000:3000]
+    with (folder / "x").open("rb") as file:
+        file.seek(1000)
+        assert file.read(20) == data[1000:1020]
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 11), (9, 2), (10, 1), (500, 1)])
+def test_a_range_beyond_the_end_is_refused(folder, offset, size):
+    publish(folder / "x", b"0123456789")
+    with pytest.raises(DatasetError, match="x"):
+        read_range(folder / "x", offset, size)
+
+
+def test_a_range_of_a_missing_file_is_refused_with_one_line(folder):
+    publish(folder / "x", b"0")
+    with pytest.raises(DatasetError, match=r"^cannot read .*missing: .+$"):
+        read_range(folder / "missing", 0, 1)
+
+
+def test_a_file_is_put_as_it_is(folder, tmp_path):
+    data = os.urandom(3 * 2**20)
+    (tmp_path / "source").write_bytes(data)
+    put_file(tmp_path / "source", folder / "x.tar")
+    assert (folder / "x.tar").read_bytes() == data
+    assert not [name for name in names(folder) if name.endswith(".tmp")]
+
+
+def read(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest(), read_range(path, 3, 4)
+
+
+def test_a_place_in_a_bucket_travels_to_a_worker_process(s3_folder):
+    path = location(s3_folder) / "x"
+    publish(path, b"0123456789")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(read, (path,)) == read(path)
+        pool.close()
+        pool.join()
+
+
+def change(folder):
+    publish(folder / "theirs", b"2")
+    (folder / "mine").unlink()
+
+
+def test_what_another_process_writes_and_deletes_is_seen_at_once(s3_folder):
+    folder = location(s3_folder)
+    publish(folder / "mine", b"1")
+    assert names(folder) == ["mine"]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply(change, (folder,))
+        pool.close()
+        pool.join()
+    assert names(folder) == ["theirs"] and not (folder / "mine").is_file() and (folder / "theirs").is_file()
+
+
+LARGE = """
+import sys
+sys.path.insert(0, {root!r})
+from sharding.storage import location, publish
+path = location({folder!r}) / "large"
+print("ready", flush=True)
+publish(path, bytes(150 * 2**20))
+"""
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_object_or_none(s3_folder):
+    """150 MiB go up in parts; the kills come at several moments of it."""
+    path = location(s3_folder) / "large"
+    for delay in (0.1, 0.3, 0.6):
+        command = [sys.executable, "-c", LARGE.format(root=str(ROOT), folder=s3_folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout.readline() == "ready\n"
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+        assert not path.is_file() or path.stat().st_size == 150 * 2**20
+
+
+@pytest.mark.parametrize("write", [publish, put_file])
+def test_a_bucket_that_does_not_exist_is_one_line(s3_server, tmp_path, write):
+    (tmp_path / "source").write_bytes(b"x")
+    path = location("s3://nobody-made-this/folder") / "x"
+    with pytest.raises(OutputError, match=r"^cannot write s3://nobody-made-this/folder/x: .*bucket.*$"):
+        write(path, b"x") if write is publish else write(tmp_path / "source", path)
+
+
+def test_keys_that_are_missing_are_one_line(s3_server, monkeypatch):
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(OutputError, match=r"^cannot write s3://bucket/x: Unable to locate credentials$"):
+        publish(location("s3://bucket") / "x", b"x")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ftp://host/x", "no known kind of store"),
+        ("s3://", "names no bucket"),
+        ("gs://bucket/x", "gcsfs"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_line(text, message):
+    pytest.importorskip("upath", reason="universal-pathlib is not installed (extra: s3)")
+    with pytest.raises(AlexstreamError, match=f"^.*{message}.*$"):
+        location(text)
+
+
+def test_a_missing_library_is_one_line_that_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without_upath(name, *args, **kwargs):
+        if name.split(".")[0] == "upath":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_upath)
+    with pytest.raises(AlexstreamError, match=r"^s3://bucket/x: .*pip install alexstream\[s3\]$"):
+        location("s3://bucket/x")
