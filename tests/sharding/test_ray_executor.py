@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from sharding.source import list_source
 
 from sharding import layout
 from sharding.convert import convert_shard
 from sharding.errors import AlexstreamError, SourceError
 from sharding.pack import ShardRequest, _jobs
 from sharding.ray_executor import run_jobs_on_ray
-from sharding.source import list_source
 from sharding.workers import run_jobs
 from tests.conftest import ROOT
 
