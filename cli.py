@@ -11,8 +11,21 @@ from typing import Any
 import click
 
 from sharding.errors import AlexstreamError, DatasetError
+from sharding.storage import location
 
 FOLDER = click.Path(path_type=Path, file_okay=True)
+
+
+class _Place(click.ParamType):
+    """A folder of this machine, or one of an object store: ``s3://bucket/folder``."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return location(value) if isinstance(value, str) else value
+
+
+PLACE = _Place()
 workers_option = click.option(
     "--workers",
     type=click.IntRange(0),
@@ -79,11 +92,11 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--src", required=True, type=FOLDER, help="The images, in any of the forms below; told by content.")
+@click.option("--src", required=True, type=PLACE, help="The images, in any of the forms below; told by content.")
 @click.option(
     "--out",
     required=True,
-    type=FOLDER,
+    type=PLACE,
     help="Folder for the data set; train/ and val/ below it if --src has them.",
 )
 @click.option(
@@ -203,7 +216,7 @@ def shard(
 
 
 @main.command()
-@click.argument("data", type=FOLDER)
+@click.argument("data", type=PLACE)
 @click.option("--fast", is_flag=True, help="Sizes and hashes only; no sample is decoded.")
 @workers_option
 @quiet_option
@@ -229,7 +242,7 @@ def verify(data: Path, fast: bool, workers: int, quiet: bool) -> None:
 
 
 @main.command()
-@click.argument("data", type=FOLDER)
+@click.argument("data", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a split.")
 def info(data: Path, as_json: bool) -> None:
     """Say what a data set is: counts, classes, recipe, size, what was refused and why. Reads no shard.
@@ -249,7 +262,7 @@ def info(data: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("data", type=FOLDER)
+@click.argument("data", type=PLACE)
 @click.option(
     "--split",
     default=None,

@@ -20,10 +20,11 @@ import pyarrow as pa
 
 from sharding.errors import BadImageError
 from sharding.image import PreparedImage, prepare
-from sharding.layout import CATALOG_COLUMNS, EncodeRecipe, ShardRecord, pending, publish
+from sharding.layout import CATALOG_COLUMNS, EncodeRecipe, ShardRecord
 from sharding.listing import SourceImage, images
 from sharding.sources.reading import Reader
 from sharding.stats import PixelSums
+from sharding.storage import pending, publish
 from sharding.tar import TarWriter, index_bytes
 
 

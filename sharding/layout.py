@@ -11,17 +11,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.errors import DatasetError, OutputError
+from sharding.errors import DatasetError
+from sharding.storage import publish
 
 SCHEMA = "alexstream-dataset/1"
 SPLITS = ("train", "val", "test")
@@ -185,55 +183,6 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-class Pending:
-    """A file on its way: written under a temporary name, it appears whole at ``commit`` or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the temporary file beside ``path``. Raises OSError if the folder refuses."""
-        self._path = path
-        # The process number keeps a worker that outlived its killed parent from writing into its successor's file.
-        self._tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        self.file: BinaryIO = open(self._tmp, "wb")  # noqa: SIM115 - closed by commit or discard
-
-    def commit(self) -> None:
-        """Flush to the disk, then give the file its name."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self._tmp, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-    def discard(self) -> None:
-        """Delete what was written, unless it was committed."""
-        self.file.close()
-        self._tmp.unlink(missing_ok=True)
-
-
-@contextmanager
-def pending(path: Path) -> Iterator[Pending]:
-    """A file that appears at ``path`` if it is committed, and leaves nothing if it is not.
-
-    Raises OutputError when the file system refuses (full, read-only, no permission).
-    """
-    try:
-        write = Pending(path)
-        try:
-            yield write
-        finally:
-            write.discard()
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; nothing already written is lost") from error
-
-
-def publish(path: Path, data: bytes) -> None:
-    """Write ``path`` so that it appears complete or not at all. Raises OutputError as ``pending`` does."""
-    with pending(path) as write:
-        write.file.write(data)
-        write.commit()
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:

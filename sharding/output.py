@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sharding import layout
 from sharding.errors import OutputError
+from sharding.storage import publish
 
 
 @contextmanager
@@ -26,6 +27,25 @@ def claimed(folder: Path, plan_digest: str, split: str) -> Iterator[layout.Manif
     Raises OutputError if the folder cannot be made, is in use, holds another data set or plan, or holds files that
     are not ours; nothing in it is changed then.
     """
+    with _held(folder):
+        manifest = _finished(folder, plan_digest)
+        if manifest is None:
+            _start(folder, plan_digest, split)
+        else:
+            clear_leftovers(folder)
+        yield manifest
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make the folder and lock it.
+
+    An object store has neither folders nor locks. There the plan alone keeps another conversion out; two processes
+    with the same plan write the same objects.
+    """
+    if not isinstance(folder, Path):
+        yield
+        return
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--out {folder} is a file; give a folder")
     try:
@@ -35,12 +55,7 @@ def claimed(folder: Path, plan_digest: str, split: str) -> Iterator[layout.Manif
         raise OutputError(f"cannot make --out {folder}: {error.strerror}") from error
     try:
         _lock(descriptor, folder)
-        manifest = _finished(folder, plan_digest)
-        if manifest is None:
-            _start(folder, plan_digest, split)
-        else:
-            clear_leftovers(folder)
-        yield manifest
+        yield
     finally:
         os.close(descriptor)
 
@@ -90,11 +105,11 @@ def _start(folder: Path, plan_digest: str, split: str) -> None:
                 f"--out {folder} holds an unfinished conversion of another source, seed or recipe "
                 f"({plan.name} differs from this plan); give another --out, or delete the folder"
             )
-    elif any(path.suffix != ".tmp" for path in folder.iterdir()):
+    elif folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()):
         raise OutputError(f"--out {folder} is not empty and holds no data set of alexstream; give another --out")
     for path in folder.glob("*.tmp"):
         path.unlink(missing_ok=True)
-    layout.publish(plan, layout.json_bytes({"schema": layout.SCHEMA, "split": split, "plan": plan_digest}))
+    publish(plan, layout.json_bytes({"schema": layout.SCHEMA, "split": split, "plan": plan_digest}))
 
 
 def _plan_of(plan: Path) -> str | None:

@@ -27,6 +27,7 @@ from sharding.output import claimed, clear_leftovers
 from sharding.plan import num_shards, shuffled, split_evenly
 from sharding.sources.recognise import Recognised, recognise
 from sharding.stats import PixelSums, summarise
+from sharding.storage import publish
 from sharding.tar import label_digits
 from sharding.workers import default_workers, run_jobs
 
@@ -224,7 +225,7 @@ def _finish(plan: Plan, plan_digest: str, outcomes: list[ShardOutcome], sums: Pi
     left_out = [{"outcome": "quarantined", **row} for row in refused]
     left_out += [{"outcome": "excluded", "path": path, "reason": why} for path, why in listing.excluded]
     quarantine = _json_lines(left_out)
-    layout.publish(request.folder / layout.QUARANTINE, quarantine)
+    publish(request.folder / layout.QUARANTINE, quarantine)
     if sums.num_images == 0:
         raise SourceError(
             f"{request.source}: none of the {len(listing)} files is a usable image; "
@@ -252,7 +253,7 @@ def _manifest(
         seed=request.seed,
         encode=request.encode,
         plan_digest=plan_digest,
-        source=request.source.resolve().name,
+        source=(request.source.resolve() if isinstance(request.source, Path) else request.source).name,
         source_form=plan.form,
         classes=listing.classes,
         shards=tuple(o.record for o in outcomes if o.record is not None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sharding import layout
+from sharding.storage import publish
 
 # The lines between --- are for Hugging Face `datasets`: without them it takes the JSON files for the data.
 _CARD = """\
@@ -39,7 +40,7 @@ Read it with webdataset (`{split}-{{000000..{last}}}.tar`), with DALI (`fn.reade
 def write(folder: Path, manifest: layout.Manifest) -> None:
     """Write ``classes.json``, the wids index, timm's ``_info.json`` and the card."""
     for name, data in contents(manifest).items():
-        layout.publish(folder / name, data)
+        publish(folder / name, data)
 
 
 def contents(manifest: layout.Manifest) -> dict[str, bytes]:

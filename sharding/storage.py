@@ -1,33 +1,28 @@
 """Places that hold a data set: a folder of this machine, or one of an object store (``s3://bucket/train``).
 
 Text goes in, a path comes out: ``pathlib.Path`` or, for an object store, ``upath.UPath``, which joins, lists, reads
-and writes by the same names. Whoever writes through here leaves whole files: an object store shows an object when
-its last byte has arrived, a folder when a complete file is renamed into place.
+and writes by the same names; the rest of the stage takes the one for the other. Whoever writes through here leaves
+whole files: an object store shows an object when its last byte has arrived, a folder when a complete file is renamed
+into place.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
-from sharding import layout
 from sharding.errors import AlexstreamError, DatasetError, OutputError
-
-if TYPE_CHECKING:
-    from upath import UPath
-
-    Location = Path | UPath
 
 # Stores that show an object whole or not at all. memory:// lives and dies with its process: for tests.
 _OBJECT_STORES = ("s3", "gs", "az", "abfs", "memory")
 
 
-def location(text: str) -> Location:
+def location(text: str) -> Path:
     """The place that ``text`` names: ``s3://bucket/folder`` and its like, or a local path.
 
     Keys, endpoint and region come from where the store's own tools take them (for S3: ``AWS_ACCESS_KEY_ID``,
@@ -52,10 +47,10 @@ def location(text: str) -> Location:
     except ImportError as error:
         remedy = "pip install alexstream[s3]" if scheme in ("s3", "memory") else str(error)
         raise AlexstreamError(f"{text}: the library for {scheme}:// is not installed; {remedy}") from error
-    return path
+    return cast(Path, path)
 
 
-def read_range(path: Location, offset: int, size: int) -> bytes:
+def read_range(path: Path, offset: int, size: int) -> bytes:
     """``size`` bytes of a file from ``offset`` on, without reading the rest.
 
     Raises DatasetError if the file is missing, shorter than that, or cannot be read.
@@ -73,34 +68,65 @@ def read_range(path: Location, offset: int, size: int) -> bytes:
     return data
 
 
-def publish(path: Location, data: bytes) -> None:
-    """Write ``path`` so that it appears complete or not at all. Raises OutputError when its store refuses."""
-    if isinstance(path, Path):
-        layout.publish(path, data)
-        return
-    with _explained("write", path, OutputError):
-        path.fs.pipe_file(path.path, data)
+class Pending:
+    """A file on its way: it appears under its name, whole, at ``commit``; or not at all."""
 
+    def __init__(self, path: Path) -> None:
+        """Open a temporary file: beside ``path``, or on this machine if that is an object store's."""
+        self._path = path
+        self._local = isinstance(path, Path)
+        if self._local:
+            # The process number keeps a worker that outlived its killed parent from writing its successor's file.
+            self._tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        else:
+            handle, name = tempfile.mkstemp(prefix="alexstream-", suffix=f"-{path.name}")
+            os.close(handle)
+            self._tmp = Path(name)
+        self.file: BinaryIO = open(self._tmp, "wb")  # noqa: SIM115 - closed by commit or discard
 
-def put_file(local: Path, path: Location) -> None:
-    """Copy a local file to ``path``, which appears complete or not at all. Raises OutputError as ``publish`` does."""
-    with _explained("write", path, OutputError):
-        if not isinstance(path, Path):
-            path.fs.put_file(str(local), path.path)
+    def commit(self) -> None:
+        """Bring what was written to its place: rename it when it is on the disk, or send it as one object."""
+        self.file.flush()
+        if self._local:
+            os.fsync(self.file.fileno())
+        self.file.close()
+        if not self._local:
+            self._path.fs.put_file(str(self._tmp), self._path.path)  # type: ignore[attr-defined]
             return
-        tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(local, "rb") as source, open(tmp, "wb") as target:
-                shutil.copyfileobj(source, target, 2**20)
-                target.flush()
-                os.fsync(target.fileno())
-            os.replace(tmp, path)
-        finally:
-            tmp.unlink(missing_ok=True)
+        os.replace(self._tmp, self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def discard(self) -> None:
+        """Delete what was written, unless it has its name."""
+        self.file.close()
+        self._tmp.unlink(missing_ok=True)
 
 
 @contextmanager
-def _explained(verb: str, path: Location, kind: type[AlexstreamError]) -> Iterator[None]:
+def pending(path: Path) -> Iterator[Pending]:
+    """A file that appears at ``path`` if it is committed, and leaves nothing if it is not.
+
+    Raises OutputError when its store refuses (full, read-only, no permission, not reached).
+    """
+    with _explained("write", path, OutputError, "; nothing already written is lost"):
+        write = Pending(path)
+        try:
+            yield write
+        finally:
+            write.discard()
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write ``path`` so that it appears complete or not at all. Raises OutputError as ``pending`` does."""
+    with pending(path) as write:
+        write.file.write(data)
+        write.commit()
+
+
+@contextmanager
+def _explained(verb: str, path: Path, kind: type[AlexstreamError], rest: str = "") -> Iterator[None]:
     """One line for whatever goes wrong at a store: each store's client has exceptions of its own."""
     local = isinstance(path, Path)
     try:
@@ -111,7 +137,7 @@ def _explained(verb: str, path: Location, kind: type[AlexstreamError]) -> Iterat
         if local and not isinstance(error, OSError):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise kind(f"cannot {verb} {path}: {reason.splitlines()[0]}") from error
+        raise kind(f"cannot {verb} {path}: {reason.splitlines()[0]}{rest}") from error
 
 
 def _listed(schemes: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sharding.errors import AlexstreamError, DatasetError, OutputError
-from sharding.storage import location, publish, put_file, read_range
+from sharding.storage import location, pending, publish, read_range
 from tests.conftest import ROOT
 
 
@@ -82,12 +82,22 @@ def test_a_range_of_a_missing_file_is_refused_with_one_line(folder):
         read_range(folder / "missing", 0, 1)
 
 
-def test_a_file_is_put_as_it_is(folder, tmp_path):
+def test_a_file_written_in_pieces_appears_when_it_is_committed(folder):
     data = os.urandom(3 * 2**20)
-    (tmp_path / "source").write_bytes(data)
-    put_file(tmp_path / "source", folder / "x.tar")
+    with pending(folder / "x.tar") as write:
+        write.file.write(data[:1000])
+        write.file.write(data[1000:])
+        assert not (folder / "x.tar").is_file()
+        write.commit()
     assert (folder / "x.tar").read_bytes() == data
-    assert not [name for name in names(folder) if name.endswith(".tmp")]
+    assert names(folder) == ["x.tar"]
+
+
+def test_a_file_that_is_not_committed_leaves_nothing(folder):
+    publish(folder / "y", b"")
+    with pending(folder / "x.tar") as write:
+        write.file.write(b"half")
+    assert names(folder) == ["y"]
 
 
 def read(path):
@@ -141,12 +151,10 @@ def test_a_writer_that_is_killed_leaves_a_whole_object_or_none(s3_folder):
         assert not path.is_file() or path.stat().st_size == 150 * 2**20
 
 
-@pytest.mark.parametrize("write", [publish, put_file])
-def test_a_bucket_that_does_not_exist_is_one_line(s3_server, tmp_path, write):
-    (tmp_path / "source").write_bytes(b"x")
+def test_a_bucket_that_does_not_exist_is_one_line(s3_server):
     path = location("s3://nobody-made-this/folder") / "x"
-    with pytest.raises(OutputError, match=r"^cannot write s3://nobody-made-this/folder/x: .*bucket.*$"):
-        write(path, b"x") if write is publish else write(tmp_path / "source", path)
+    with pytest.raises(OutputError, match=r"^cannot write s3://nobody-made-this/folder/x: .*bucket"):
+        publish(path, b"x")
 
 
 def test_keys_that_are_missing_are_one_line(s3_server, monkeypatch):
@@ -158,7 +166,7 @@ def test_keys_that_are_missing_are_one_line(s3_server, monkeypatch):
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     s3fs.S3FileSystem.clear_instance_cache()
-    with pytest.raises(OutputError, match=r"^cannot write s3://bucket/x: Unable to locate credentials$"):
+    with pytest.raises(OutputError, match=r"^cannot write s3://bucket/x: Unable to locate credentials"):
         publish(location("s3://bucket") / "x", b"x")
     s3fs.S3FileSystem.clear_instance_cache()
 
