@@ -9,8 +9,8 @@ from tests.conftest import ROOT
 
 
 def modules(package):
-    files = sorted((ROOT / package).glob("*.py"))
-    return [f"{package}.{f.stem}" for f in files if f.stem != "__init__"]
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files if f.stem != "__init__"]
 
 
 def loaded_by(names):
@@ -47,7 +47,7 @@ def test_packages_are_those_of_this_project(package):
 def test_no_function_outgrows_a_screen(package):
     import ast
 
-    for path in (ROOT / package).glob("*.py"):
+    for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno <= 60, f"{path.name}: {node.name}"

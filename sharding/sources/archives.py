@@ -17,6 +17,7 @@ from sharding.sources.devkit import Devkit, Truth
 from sharding.sources.flat_val import flat_tar
 from sharding.sources.form import SPLIT_NAMES, Recognised, split_of_file
 from sharding.sources.place import has_system_part, open_ranges
+from sharding.sources.tar_kind import tar_kind
 from sharding.sources.tar_walk import Member, walk_tar
 
 Excluded = list[tuple[str, str]]
@@ -36,34 +37,45 @@ def archives(
     ``prefix`` is the path of ``root`` below the source. Raises SourceError if it is not certain which tar holds the
     training images, if validation images have no labels, or, unless it may be none, if no tar is of any use.
     """
-    notices: dict[str, list[str]] = {"train": [], "val": []}
-    excluded: dict[str, Excluded] = {"train": [], "val": []}
-    splits: dict[str, Callable[[], Found]] = {}
-    used: dict[str, str] = {}
-    train = _train_tars(root, kinds, excluded["train"], notices["train"])
     kit = devkit[1] if devkit else None
-    if train:
-        tars = {name: root / name for name in train}
-        splits["train"] = partial(_train, tars, prefix, kit, excluded["train"], notices["train"])
-        used |= dict.fromkeys(train, "train")
-    for split in ("train", "val"):
-        found = [n for n, kind in kinds.items() if kind == "folders" and split_of_file(n) == split]
-        if found and split not in splits:
-            tar = {name: root / name for name in found}
-            splits[split] = partial(_folders, tar, prefix, split, kit, excluded[split], notices[split])
-            used |= dict.fromkeys(found, split)
-    val = _val_tar(root, kinds)
-    if val and "val" not in splits:
-        if truth is None:
-            raise SourceError(f"{root}: {val} holds images without labels, and no devkit is beside it; {_fetch(root)}")
-        notices["val"] += ilsvrc.size_notice(val, (root / val).stat().st_size)
-        splits["val"] = partial(_val, root / val, prefix + val, truth, notices["val"])
-        used[val] = "val"
+    splits: dict[str, Callable[[], Found]] = {}
+    used: list[str] = []
+    for split, names, make in _candidates(root, kinds, kit, truth, prefix):
+        if split not in splits:
+            splits[split] = make
+            used += names
     if not splits and not may_be_none:
         raise _none(root, kinds)
     kit_used = [devkit[0]] if devkit and devkit[0] != "." else []
-    says = f"imagenet: original archives ({', '.join([*_few(list(used)), *kit_used])})"
+    says = f"imagenet: original archives ({', '.join([*_few(used), *kit_used])})"
     return Recognised(kind="archives", says=says, splits=splits), set(used)
+
+
+def _candidates(
+    root: Path, kinds: Mapping[str, str], kit: Devkit | None, truth: Truth | None, prefix: str
+) -> Iterator[tuple[str, list[str], Callable[[], Found]]]:
+    """What the splits may be made of, the best first: split, names of the tars, and how to list them."""
+    train, notices = _train_tars(root, kinds)
+    if train:
+        yield "train", train, partial(_classes, _paths(root, train), prefix, "train", kit, notices)
+    labelled = [name for name, kind in kinds.items() if kind == "class-val"]
+    if labelled:
+        yield "val", labelled, partial(_classes, _paths(root, labelled), prefix, "val", kit, [])
+    for split in ("train", "val"):
+        packed = [name for name, kind in kinds.items() if kind == "folders" and split_of_file(name) == split]
+        if packed:
+            labelled += packed if split == "val" else []
+            yield split, packed, partial(_folders, _paths(root, packed), prefix, split, kit)
+    val = _val_tar(root, kinds)
+    if val and not labelled:
+        if truth is None:
+            raise SourceError(f"{root}: {val} holds images without labels, and no devkit is beside it; {_fetch(root)}")
+        said = ilsvrc.size_notice(val, (root / val).stat().st_size)
+        yield "val", [val], partial(_val, root / val, prefix + val, truth, said)
+
+
+def _paths(root: Path, names: Sequence[str]) -> dict[str, Path]:
+    return {name: root / name for name in names}
 
 
 def leftover_reason(kind: str, name: str) -> str:
@@ -94,12 +106,12 @@ def _few(names: list[str]) -> list[str]:
     return names if len(names) <= 3 else [names[0], "…", names[-1]]
 
 
-def _train_tars(root: Path, kinds: Mapping[str, str], excluded: Excluded, notices: list[str]) -> list[str]:
-    """The tar of tars that holds the training images, or the inner tars where these lie side by side."""
+def _train_tars(root: Path, kinds: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The tar of tars that holds the training images, or the inner tars where these lie side by side; and notices."""
     outer = [name for name, kind in kinds.items() if kind == "train"]
     inner = [name for name, kind in kinds.items() if kind == "class"]
     if not outer:
-        return sorted(inner)
+        return sorted(inner), []
     dogs = {name: _only_dogs(root / name) for name in outer}
     task_3 = {
         n for n in outer if "_t3" in n or dogs[n] >= 100 or (len(outer) > 1 and dogs[n] and n != ilsvrc.TRAIN_TAR)
@@ -109,9 +121,7 @@ def _train_tars(root: Path, kinds: Mapping[str, str], excluded: Excluded, notice
         train = [ilsvrc.TRAIN_TAR]
     if len(train) > 1:
         raise SourceError(f"{root}: {' and '.join(train)} are both tars of tars; leave only {ilsvrc.TRAIN_TAR} there")
-    for name in train:
-        notices += ilsvrc.size_notice(name, (root / name).stat().st_size)
-    return train
+    return train, [said for name in train for said in ilsvrc.size_notice(name, (root / name).stat().st_size)]
 
 
 def _only_dogs(path: Path) -> int:
@@ -138,45 +148,52 @@ def _val(path: Path, container: str, truth: Truth, notices: list[str]) -> Found:
     return found
 
 
-def _made(
-    entries: Iterator[Entry], split: str, kit: Devkit | None, excluded: Excluded, notices: Sequence[str]
-) -> Found:
-    said = list(notices)
+def _made(entries: Iterator[Entry], split: str, kit: Devkit | None, excluded: Excluded, notices: list[str]) -> Found:
     return Found(
-        entries=ilsvrc.watched(entries, split, said),
+        entries=ilsvrc.watched(entries, split, notices),
         excluded=excluded,
         ilsvrc2012_ids=kit.ids if kit else {},
         class_names=kit.names if kit else {},
-        notices=said,
+        notices=notices,
     )
 
 
-def _train(
-    tars: Mapping[str, Path], prefix: str, kit: Devkit | None, excluded: Excluded, notices: Sequence[str]
-) -> Found:
-    excluded = list(excluded)
-    return _made(_train_entries(tars, prefix, excluded), "train", kit, excluded, notices)
+def _classes(tars: Mapping[str, Path], prefix: str, split: str, kit: Devkit | None, notices: Sequence[str]) -> Found:
+    excluded: Excluded = []
+    return _made(_tar_entries(tars, prefix, excluded), split, kit, excluded, list(notices))
 
 
-def _train_entries(tars: Mapping[str, Path], prefix: str, excluded: Excluded) -> Iterator[Entry]:
+def _tar_entries(tars: Mapping[str, Path], prefix: str, excluded: Excluded) -> Iterator[Entry]:
     for name, path in tars.items():
         container = prefix + name
         with open_ranges(path) as file:
-            if ilsvrc.is_wnid(path.stem):
-                inner = iter([(container, path.stem, 0, file.size)])
-            else:
+            if tar_kind(path) == "train":
                 inner = _inner_tars(walk_tar(file, container), container, excluded)
+            else:
+                inner = iter([(container, path.stem if ilsvrc.is_wnid(path.stem) else None, 0, file.size)])
             for where, wnid, start, end in inner:
-                for member in walk_tar(file, where, start, end):
-                    inside = f"{where}/{member.name}"
-                    if member.reason or has_system_part(member.name):
-                        excluded.append((inside, member.reason or "system file"))
-                    else:
-                        base = member.name.rpartition("/")[2]
-                        yield Entry(wnid, f"{wnid}/{base}", inside, container, member.offset, member.size)
+                yield from _class_entries(walk_tar(file, where, start, end), where, container, wnid, excluded)
 
 
-def _inner_tars(members: Iterator[Member], where: str, excluded: Excluded) -> Iterator[tuple[str, str, int, int]]:
+def _class_entries(
+    members: Iterator[Member], where: str, container: str, wnid: str | None, excluded: Excluded
+) -> Iterator[Entry]:
+    """The images of one class; of the classes that their names tell, where ``wnid`` is None."""
+    for member in members:
+        inside = f"{where}/{member.name}"
+        base = member.name.rpartition("/")[2]
+        name, told = (base, wnid) if wnid is not None else ilsvrc.canonical(base)
+        if member.reason or has_system_part(member.name):
+            excluded.append((inside, member.reason or "system file"))
+        elif told is None:
+            excluded.append((inside, "its name tells no class"))
+        else:
+            yield Entry(told, f"{told}/{name}", inside, container, member.offset, member.size)
+
+
+def _inner_tars(
+    members: Iterator[Member], where: str, excluded: Excluded
+) -> Iterator[tuple[str, str | None, int, int]]:
     for member in members:
         inside = f"{where}/{member.name}"
         if member.reason or has_system_part(member.name):
@@ -187,17 +204,10 @@ def _inner_tars(members: Iterator[Member], where: str, excluded: Excluded) -> It
             yield inside, _stem(member), member.offset, member.offset + member.size
 
 
-def _folders(
-    tars: Mapping[str, Path],
-    prefix: str,
-    split: str,
-    kit: Devkit | None,
-    excluded: Excluded,
-    notices: Sequence[str],
-) -> Found:
-    excluded = list(excluded)
+def _folders(tars: Mapping[str, Path], prefix: str, split: str, kit: Devkit | None) -> Found:
+    excluded: Excluded = []
     again = [f"{name}: class folders packed again; its members decide" for name in tars]
-    return _made(_folder_entries(tars, prefix, split, excluded), split, kit, excluded, [*notices, *again])
+    return _made(_folder_entries(tars, prefix, split, excluded), split, kit, excluded, again)
 
 
 def _folder_entries(tars: Mapping[str, Path], prefix: str, split: str, excluded: Excluded) -> Iterator[Entry]:

@@ -30,6 +30,7 @@ _DOGS = ("n02085620", "n02113978")
 _WNID = re.compile(r"n\d{8}")
 _VAL_NAME = re.compile(r"ILSVRC20\d\d_val_(\d{8})(?:\.|$)")
 _TEST_NAME = re.compile(r"ILSVRC20\d\d_test_\d{8}")
+_SUFFIXED = re.compile(r"(n\d{8}_\d+|ILSVRC20\d\d_(?:val|test)_\d{8})_(n\d{8})(\.[^./]*|)$")
 _IMAGE_NAME = re.compile(r"(n\d{8})_\d+(?:\.|$)")
 
 
@@ -54,6 +55,17 @@ def wnid_of_image(file_name: str) -> str | None:
     """The class that a training image's name tells: ``n01440764`` of ``n01440764_18.JPEG``."""
     match = _IMAGE_NAME.match(file_name)
     return match[1] if match else None
+
+
+def canonical(file_name: str) -> tuple[str, str | None]:
+    """The name that ImageNet gave an image, and its class where the name tells it.
+
+    The Hugging Face hub puts the class behind the name: ``ILSVRC2012_val_00000001_n01751748.JPEG``.
+    """
+    match = _SUFFIXED.match(file_name)
+    if match:
+        return f"{match[1]}{match[3]}", match[2]
+    return file_name, wnid_of_image(file_name)
 
 
 def val_number(file_name: str) -> int | None:

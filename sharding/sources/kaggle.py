@@ -51,7 +51,8 @@ def kaggle(root: Path) -> Recognised | None:
 
 def _table_folder(root: Path, data: Path) -> Path | None:
     """Where the tables are: in the source, or above CLS-LOC, where Kaggle puts them."""
-    around = dict.fromkeys([root, data, *list(data.absolute().parents)[:3]])
+    above = list(data.absolute().parents)[:3] if data.name == "CLS-LOC" else []
+    around = dict.fromkeys([root, data, *above])
     return next((path for path in around if any((path / name).is_file() for name in (_MAPPING, _SOLUTION))), None)
 
 

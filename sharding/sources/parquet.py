@@ -6,7 +6,6 @@ Listing reads paths and labels only, row group by row group; ``row_group_images`
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from sharding.sources.form import SPLIT_NAMES, Recognised, split_of_file
 from sharding.sources.place import files_of, is_parquet, is_system, items
 
 _LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
-_SUFFIX = re.compile(r"^(n\d{8}_\d+|ILSVRC20\d\d_(?:val|test)_\d{8})_(n\d{8})(\.[^./]*)?$")
+_MAX_NUMBER = 1_000_000  # of a label that stands for a class; more is an id of something else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +43,11 @@ class _Row(NamedTuple):
     label: int | None
 
 
-def parquet(root: Path) -> Recognised | None:
+def parquet(root: Path, classes: Sequence[str] | None = None) -> Recognised | None:
     """Parquet files with images in ``root``, in its ``data/``, or in folders of splits; None if there are none.
 
-    Raises SourceError for Parquet files without a column of images.
+    ``classes`` names the label numbers, where neither names nor metadata do. Raises SourceError for Parquet files
+    without a column of images.
     """
     files, others = _files(root)
     if not files or _only_beside_classes(root, files):
@@ -57,7 +57,7 @@ def parquet(root: Path) -> Recognised | None:
     by_split: dict[str, list[str]] = {}
     for name, split in files.items():
         by_split.setdefault(split, []).append(name)
-    classes = cache(partial(_classes, root, {s: tuple(names) for s, names in by_split.items()}, columns))
+    scan = cache(partial(_wnids, root, {s: tuple(names) for s, names in by_split.items()}, columns))
     splits: dict[str, Callable[[], Found]] = {}
     lost: list[str] = []
     for split, names in by_split.items():
@@ -65,7 +65,7 @@ def parquet(root: Path) -> Recognised | None:
             excluded += [(name, "test images, which have no labels") for name in names]
             lost.append(f"{len(names)} Parquet files of test images, which have no labels, were left out")
         else:
-            splits[split] = partial(_found, root, split, names, columns, classes)
+            splits[split] = partial(_found, root, split, names, columns, scan, classes)
     if not splits:
         raise SourceError(f"{root}: {lost[0]}, and nothing else is there")
     first = min(splits, key=["train", "val", "test"].index)
@@ -187,30 +187,25 @@ def _unlabelled(root: Path, names: Sequence[str], columns: Columns) -> bool:
     return all(row.label is None or row.label < 0 for row in _rows(root, names, columns))
 
 
-def _canonical(path: str | None) -> tuple[str | None, str | None]:
-    """The name that ImageNet gave an image, and its class: the hub puts the class behind the name."""
-    base = (path or "").rpartition("/")[2]
-    match = _SUFFIX.match(base)
-    if match:
-        return f"{match[1]}{match[3] or ''}", match[2]
-    return (base or None), ilsvrc.wnid_of_image(base)
+def _base(path: str | None) -> str:
+    return (path or "").rpartition("/")[2]
 
 
-def _classes(root: Path, by_split: Mapping[str, tuple[str, ...]], columns: Columns) -> dict[int, str] | None:
-    """Label number → wnid, as the images' names tell it in all splits; None if the training images' tell none.
+def _wnids(root: Path, by_split: Mapping[str, tuple[str, ...]], columns: Columns) -> tuple[dict[int, str], int]:
+    """Label number → wnid, as the images' names tell it in all splits; and the highest label.
 
-    Raises SourceError where two names contradict each other.
+    The first is empty if a training image's name tells none. Raises SourceError where two names contradict each other.
     """
     wnid_of: dict[int, str] = {}
     label_of: dict[str, int] = {}
+    top, all_told = -1, True
     for split, names in by_split.items():
         for row in _rows(root, names, columns):
-            wnid = _canonical(row.path)[1]
             if row.label is None or row.label < 0:
                 continue
-            if wnid is None:
-                if split == "train" or "train" not in by_split:
-                    return None
+            wnid, top = ilsvrc.canonical(_base(row.path))[1], max(top, row.label)
+            if wnid is None or not all_told:
+                all_told = all_told and split != "train" and "train" in by_split
                 continue
             if wnid_of.setdefault(row.label, wnid) != wnid or label_of.setdefault(wnid, row.label) != row.label:
                 raise SourceError(
@@ -218,22 +213,30 @@ def _classes(root: Path, by_split: Mapping[str, tuple[str, ...]], columns: Colum
                     f"label {row.label} for {wnid_of[row.label]} and label {label_of.get(wnid, row.label)} for {wnid}; "
                     "labels and names must agree: fetch the data again"
                 )
-    return wnid_of or None
+    return (wnid_of if all_told else {}), top
 
 
-def _found(root: Path, split: str, names: Sequence[str], columns: Columns, classes: Any) -> Found:
-    wnid_of: dict[int, str] | None = classes()
+def _found(
+    root: Path,
+    split: str,
+    names: Sequence[str],
+    columns: Columns,
+    scan: Callable[[], tuple[dict[int, str], int]],
+    given: Sequence[str] | None,
+) -> Found:
+    wnid_of, top = scan()
     excluded: list[tuple[str, str]] = []
     notices: list[str] = []
-    named = dict(enumerate(columns.class_names))
-    name_of = wnid_of if wnid_of is not None else named
-    entries = _entries(root, names, columns, name_of, wnid_of is not None, excluded)
-    order = tuple(name_of[label] for label in sorted(name_of)) or None
+    named = dict(enumerate(columns.class_names or given or ()))
+    name_of = wnid_of or named or {number: str(number) for number in range(min(top, _MAX_NUMBER) + 1)}
+    if not (wnid_of or named):
+        notices.append(f"{split}: classes are called by their label number; --classes FILE names them")
+    entries = _entries(root, names, columns, name_of, bool(wnid_of), excluded)
     return Found(
         entries=ilsvrc.watched(entries, split, notices),
-        classes=order,
+        classes=tuple(name_of[label] for label in sorted(name_of)) or None,
         excluded=excluded,
-        class_names={wnid: named[label] for label, wnid in (wnid_of or {}).items() if label in named},
+        class_names={wnid_of[n]: name for n, name in enumerate(columns.class_names) if n in wnid_of},
         notices=notices,
     )
 
@@ -250,12 +253,12 @@ def _entries(
     for row in _rows(root, names, columns):
         number = numbers[row.file]
         numbers[row.file] += 1
-        base = _canonical(row.path)[0] if imagenet else row.path
+        base = ilsvrc.canonical(_base(row.path))[0] if imagenet else row.path
         place = f"{row.file}/{row.path or number}"
         if row.label is None or row.label < 0:
             excluded.append((place, "no label"))
             continue
-        wnid = name_of.get(row.label) if name_of else str(row.label)
+        wnid = name_of.get(row.label)
         if wnid is None:
             raise SourceError(f"{root / row.file}: row {number} has label {row.label}, for which there is no class")
         name = base or f"{row.file.rpartition('/')[2].partition('.')[0]}_{number:06d}"

@@ -35,7 +35,7 @@ class Reader:
         try:
             if offset == WHOLE_FILE:
                 return self._whole(container)
-            if container.endswith(".parquet"):
+            if container.lower().endswith(".parquet"):
                 return self._row(container, offset, size)
             return self._range(container, offset, size)
         except OSError as error:

@@ -41,13 +41,14 @@ def recognise(src: str | os.PathLike[str], classes: Sequence[str] | None = None)
     listed = items(root)
     if not listed:
         raise SourceError(f"source folder {root} is empty; expected one folder per class with image files in it")
-    return dataset_v1(root) or kaggle(root) or _tars(root, listed, classes) or parquet(root) or _folders(root, listed)
+    labelled = dataset_v1(root) or kaggle(root)
+    return labelled or _tars(root, listed, classes) or parquet(root, classes) or _folders(root, listed)
 
 
 def _file(path: Path, classes: Sequence[str] | None) -> Recognised:
     """The one file that is a source: a tar or a Parquet file."""
-    if is_parquet(path):
-        found = parquet(path)
+    if path.name.lower().endswith(".parquet") and is_parquet(path):
+        found = parquet(path, classes)
     elif path.name.lower().endswith(".tar"):
         kind = tar_kind(path)
         if kind == "samples":
@@ -68,7 +69,7 @@ def _tars(root: Path, listed: Sequence[Item], classes: Sequence[str] | None) -> 
     """Archives or WebDataset tars, in ``root`` or in folders of its splits."""
     folders = [item.name for item in listed if item.is_dir and not is_system(item.name)]
     kinds = tar_kinds(root, listed)
-    originals = [name for name, kind in kinds.items() if kind in ("train", "class", "val", "folders")]
+    originals = [name for name, kind in kinds.items() if kind in ("train", "class", "class-val", "val", "folders")]
     if "samples" in kinds.values() and originals:
         raise SourceError(
             f"{root}: holds WebDataset tars and, beside them, {originals[0]} ({len(originals)} archives of images); "

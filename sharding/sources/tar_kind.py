@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from sharding.sources import ilsvrc
 from sharding.sources.place import Item, RangeFile, files_of, has_system_part, open_ranges
 from sharding.sources.tar_walk import Member, is_tar, walk_tar
 
-# train: a tar of one tar per class; class: one of these; folders: class folders in a tar; samples: WebDataset.
-KINDS = ("train", "class", "val", "test", "folders", "samples", "devkit", "unlabelled", "empty")
+# train: a tar of one tar per class; class: one of these, or images whose names tell their classes, class-val with those
+# of validation images; folders: class folders in a tar; samples: WebDataset.
+KINDS = ("train", "class", "class-val", "val", "test", "folders", "samples", "devkit", "unlabelled", "empty")
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif"})
 LABEL_EXTENSIONS = ("cls", "json")
 _LOOK_AT = 32
@@ -43,12 +44,18 @@ def _kind(file: RangeFile, members: Sequence[Member], tar_name: str) -> str:
         return "train"
     if "meta.mat" in names or extensions & {"mat"}:
         return "devkit"
-    if extensions & set(LABEL_EXTENSIONS):
+    if _keys(members, LABEL_EXTENSIONS) & _keys(members, IMAGE_EXTENSIONS):
         return "samples"
     if any("/" in member.name.removeprefix("./").partition("/")[2] for member in members):
         return "folders"
     inside = {member.name.removeprefix("./").partition("/")[0] for member in members if "/" in member.name[2:]}
     return _flat_kind(names, inside, tar_name)
+
+
+def _keys(members: Sequence[Member], extensions: Collection[str]) -> set[tuple[str, str]]:
+    """Sample keys, all before the first dot, of the members that have one of these extensions."""
+    split = [member.name.rpartition("/") for member in members]
+    return {(d, base.partition(".")[0]) for d, _, base in split if base.lower().rpartition(".")[2] in extensions}
 
 
 def _flat_kind(names: Sequence[str], folders: set[str], tar_name: str) -> str:
@@ -60,6 +67,8 @@ def _flat_kind(names: Sequence[str], folders: set[str], tar_name: str) -> str:
         return "test"
     if folders:
         return "folders"
-    if ilsvrc.is_wnid(tar_name.rpartition(".")[0]) or all(ilsvrc.wnid_of_image(name) for name in names):
+    if ilsvrc.is_wnid(tar_name.rpartition(".")[0]):
         return "class"
+    if all(ilsvrc.canonical(name)[1] for name in names):
+        return "class" if all(name.startswith("n") for name in names) else "class-val"
     return "unlabelled"

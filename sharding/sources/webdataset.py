@@ -54,7 +54,9 @@ def dataset_v1(root: Path) -> Recognised | None:
             wrong = f"{missing} is missing" if missing else f"the split {manifest.split} is there twice"
             raise SourceError(f"{root}: {wrong}; restore the data set, or shard its source again")
         left = [f"{prefix}{item.name}" for item in items(folder) if f"{prefix}{item.name}" not in tars]
-        names = partial(dict[int, str], enumerate(manifest.classes))
+        if prefix and not splits:
+            left += [item.name for item in items(root) if f"{item.name}/" not in folders]
+        names = partial(_numbered, manifest.classes)
         splits[manifest.split] = partial(
             _found, root, manifest.split, tars, names, [(path, _sidecar(path)) for path in left], own=True
         )
@@ -72,12 +74,16 @@ def webdataset(root: Path, classes: Sequence[str] | None = None) -> Recognised |
     if not by_split:
         return None
     known = classes or (classes_beside(root) if root.is_dir() else None)
-    names = partial(dict[int, str], enumerate(known)) if known else cache(partial(_implied, root, by_split))
+    names = partial(_numbered, known) if known else cache(partial(_implied, root, by_split))
     splits: dict[str, Callable[[], Found]] = {}
     for split in by_split:
         splits[split] = partial(_found, root, split, by_split[split], names, left if not splits else [], own=False)
     counts = ", ".join(f"{split}: {len(tars)} tars" for split, tars in by_split.items())
     return Recognised(kind="webdataset", says=f"WebDataset ({counts})", splits=splits)
+
+
+def _numbered(classes: Sequence[str]) -> dict[int, str]:
+    return dict(enumerate(classes))
 
 
 def _beside(root: Path, path: str) -> str:

@@ -364,3 +364,32 @@ def test_a_source_in_an_object_store_gives_the_same(tmp_path, form):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
     assert content(store) == expected()
+
+
+def test_images_whose_names_tell_their_class_need_no_devkit(tmp_path):
+    for split, name in (("train", "train_images_0.tar"), ("val", "val_images.tar")):
+        members = [(p.name.replace(".JPEG", f"_{p.wnid}.JPEG"), p.data) for p in mini.pictures()[split]]
+        mini.write(tmp_path / name, mini.tar_bytes(members))
+    assert content(tmp_path) == expected()
+
+
+def test_parquet_labels_without_names_keep_their_numbers(tmp_path):
+    rows = [(5, "a.png", b"x"), (2, "b.png", b"y")]
+    hub(tmp_path, rows)
+    table = pq.read_table(tmp_path / "train-00000-of-00001.parquet").replace_schema_metadata(None)
+    pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    assert listed(tmp_path)["train"].table.column("label").to_pylist() == [5, 2]
+    found = recognise(tmp_path, classes=list("abcdef")).splits["train"]()
+    assert [entry.wnid for entry in found.entries] == ["f", "c"]
+
+
+def test_a_split_can_be_listed_twice(tmp_path):
+    mini.write_webdataset(tmp_path)
+    find = recognise(tmp_path, classes=mini.WNIDS).splits["train"]
+    assert list(find().entries) == list(find().entries)
+
+
+def test_annotations_in_a_tar_of_class_folders_do_not_make_it_a_webdataset(tmp_path):
+    members = [("train/info.json", b"{}"), ("train/n01440764/n01440764_1.JPEG", b"x")]
+    mini.write(tmp_path / "train.tar", mini.tar_bytes(members))
+    assert excluded(tmp_path) == {"train.tar/train/info.json": "not inside a class folder"}
