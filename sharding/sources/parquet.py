@@ -104,7 +104,8 @@ def row_group_images(file: Any, group: int) -> pa.ChunkedArray:
     columns = columns_of(file.schema_arrow)
     if columns is None:
         raise ValueError("no column of images")
-    return _column(file.read_row_group(group, columns=[columns.image]), columns.image)
+    # One thread: there is a worker process for every core already.
+    return _column(file.read_row_group(group, columns=[columns.image], use_threads=False), columns.image)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

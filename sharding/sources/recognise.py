@@ -162,6 +162,12 @@ def _one_split(root: Path, listed: Sequence[Item], kit: Kit, *, flat: bool) -> R
         says = f"imagenet: flat validation images, labels from {truth.where}"
         return Recognised(kind="flat-val", says=says, splits={"val": partial(flat_folder, root, "", truth)})
     if not any(item.is_dir and not is_system(item.name) for item in listed):
+        packed = files_of(listed, ".gz", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z")
+        if packed:
+            raise SourceError(
+                f"{root}: {packed[0]} ({len(packed)} such) is compressed, so that images cannot be read in place; "
+                "turn it into a plain .tar, or unpack it, first"
+            )
         raise SourceError(
             f"{root}: no images found; expected one folder per class with image files in it "
             f"(received 0 class folders, {len(listed)} other entries)"

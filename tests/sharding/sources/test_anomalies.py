@@ -10,6 +10,8 @@ import pytest
 from sharding import listing
 from sharding.errors import SourceError
 from sharding.sources import ilsvrc
+from sharding.sources.devkit import find_devkit
+from sharding.sources.place import items
 from sharding.sources.recognise import recognise
 from tests.sharding import miniature as mini
 from tests.sharding.sources.test_forms import content, expected, listed
@@ -189,6 +191,12 @@ def test_a_compressed_tar_is_an_error_that_says_so(tmp_path):
     mini.write_devkit(tmp_path, packed=True)
     with pytest.raises(SourceError, match="compressed"):
         recognise(tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
+
+
+def test_a_folder_of_compressed_archives_is_an_error_that_says_so(tmp_path):
+    mini.write(tmp_path / "train_images_0.tar.zst", b"x")
+    with pytest.raises(SourceError, match="compressed"):
+        recognise(tmp_path)
 
 
 def hub(root, rows, **options):
@@ -393,3 +401,12 @@ def test_annotations_in_a_tar_of_class_folders_do_not_make_it_a_webdataset(tmp_p
     members = [("train/info.json", b"{}"), ("train/n01440764/n01440764_1.JPEG", b"x")]
     mini.write(tmp_path / "train.tar", mini.tar_bytes(members))
     assert excluded(tmp_path) == {"train.tar/train/info.json": "not inside a class folder"}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_nodes_above_the_classes_are_no_classes_of_the_devkit(tmp_path, packed):
+    mini.write_devkit(tmp_path, packed=packed)
+    name, kit = find_devkit(tmp_path, items(tmp_path))
+    assert (kit.ids, kit.names) == (mini.IDS, mini.WORDS)
+    assert name.startswith("ILSVRC2012_devkit_t12")
+    assert kit.truth().in_order == list(mini.VAL_CLASSES)

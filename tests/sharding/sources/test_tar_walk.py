@@ -135,3 +135,9 @@ def test_a_web_page_is_no_tar(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"<html>" * 200)
     with RangeFile(tmp_path / "x.tar") as file:
         assert not is_tar(file)
+
+
+def test_a_tar_cut_off_inside_a_member_names_it(tmp_path):
+    (tmp_path / "x.tar").write_bytes(tar_bytes([("a", b"1" * 1000), ("b", b"2" * 2000)])[:3000])
+    with pytest.raises(SourceError, match="ends at byte 3,000 inside 'b', which goes to byte 4,048"):
+        walked(tmp_path / "x.tar")
