@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,15 +18,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sharding.errors import BadImageError
 from sharding.image import PreparedImage, prepare
 from sharding.layout import CATALOG_COLUMNS, EncodeRecipe, ShardRecord
-from sharding.listing import SourceImage, images
+from sharding.listing import WHOLE_FILE, SourceImage, images
 from sharding.sources.reading import Reader
 from sharding.stats import PixelSums
 from sharding.storage import pending, publish
 from sharding.tar import TarWriter, index_bytes
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class ShardOutcome:
     """
 
     record: ShardRecord | None
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[Row] = field(default_factory=list)
     written_by_class: dict[str, int] = field(default_factory=dict)
 
 
@@ -62,23 +66,47 @@ class ShardOutcome:
 class _Making:
     """A shard in the making."""
 
-    tar: TarWriter
+    job: ShardJob
+    reader: Reader
+    progress: Callable[[int], None]
     sums: PixelSums
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[Row] = field(default_factory=list)
 
-    def take(self, image: SourceImage, reader: Reader, encode: EncodeRecipe) -> None:
-        """Read, prepare and append one source image, or note why it is refused."""
+    def samples(self) -> Iterator[tuple[Row, bytes]]:
+        """Catalog row (without its offset) and content of every good image, in the order of the tar."""
+        if pc.all(pc.equal(self.job.rows.column("offset"), WHOLE_FILE)).as_py():
+            return (made for image in self.job.images() if (made := self._make(image)))
+        return self._read_in_order()
+
+    def _read_in_order(self) -> Iterator[tuple[Row, bytes]]:
+        """Archives are read from front to back, a Parquet row group once; the spool brings the samples into order."""
+        images = list(self.job.images())
+        front_to_back = sorted(range(len(images)), key=lambda i: images[i].place)
+        made: dict[int, tuple[Row, int, int]] = {}
+        with tempfile.TemporaryFile(dir=self.job.folder if isinstance(self.job.folder, Path) else None) as spool:
+            for i in front_to_back:
+                one = self._make(images[i])
+                if one:
+                    made[i] = (one[0], spool.tell(), len(one[1]))
+                    spool.write(one[1])
+            for i in sorted(made):
+                row, start, size = made[i]
+                spool.seek(start)
+                yield row, spool.read(size)
+
+    def _make(self, image: SourceImage) -> tuple[Row, bytes] | None:
+        """Read and prepare one source image, or note why it is refused."""
         data = b""
         try:
-            data = reader.read(image.container, image.offset, image.size)
-            prepared = prepare(data, encode)
+            data = self.reader.read(image.container, image.offset, image.size)
+            prepared = prepare(data, self.job.encode)
         except BadImageError as error:
             self.refused.append(_refusal(image, data, error))
-            return
-        member = self.tar.add(image.key, prepared.extension, prepared.content, image.label)
+            return None
+        finally:
+            self.progress(1)
         self.sums.add(prepared.pixels_HWC)
-        self.rows.append(_catalog_row(image, data, prepared, member.offset))
+        return _catalog_row(image, data, prepared), prepared.content
 
 
 def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[ShardOutcome, PixelSums]:
@@ -91,33 +119,35 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
     if kept is not None:
         progress(job.rows.num_rows)
         return kept
+    rows: list[Row] = []
+    record = None
     with Reader(job.source_root) as reader, pending(job.folder / f"{job.name}.tar") as write:
-        making = _Making(tar=TarWriter(write.file, job.label_digits), sums=PixelSums(job.encode.size_px))
-        for image in job.images():
-            making.take(image, reader, job.encode)
-            progress(1)
-        record = None
-        if making.rows:
-            making.tar.finish()
-            record = _publish_beside(job, making)
+        tar = TarWriter(write.file, job.label_digits)
+        making = _Making(job=job, reader=reader, progress=progress, sums=PixelSums(job.encode.size_px))
+        for row, content in making.samples():
+            member = tar.add(row["key"], row["extension"], content, row["label"])
+            rows.append({**row, "offset": member.offset})
+        if rows:
+            tar.finish()
+            record = _publish_beside(job, tar, rows)
             write.commit()
-    written_by_class = dict(Counter(str(row["wnid"]) for row in making.rows))
+    written_by_class = dict(Counter(str(row["wnid"]) for row in rows))
     outcome = ShardOutcome(record=record, refused=making.refused, written_by_class=written_by_class)
     publish(job.folder / f"{job.name}.part", _part_bytes(outcome, making.sums))
     return outcome, making.sums
 
 
-def _publish_beside(job: ShardJob, making: _Making) -> ShardRecord:
+def _publish_beside(job: ShardJob, tar: TarWriter, rows: list[Row]) -> ShardRecord:
     """Write index and catalog, which come before the tar: whoever finds the tar finds all three."""
-    index, catalog = index_bytes(making.tar.samples), _parquet_bytes(making.rows, job.name)
+    index, catalog = index_bytes(tar.samples), _parquet_bytes(rows, job.name)
     publish(job.folder / f"{job.name}.idx", index)
     publish(job.folder / f"{job.name}.parquet", catalog)
     return ShardRecord(
         name=job.name,
-        num_samples=len(making.rows),
-        num_bytes=making.tar.num_bytes,
-        sha256=making.tar.sha256,
-        md5=making.tar.md5,
+        num_samples=len(rows),
+        num_bytes=tar.num_bytes,
+        sha256=tar.sha256,
+        md5=tar.md5,
         index_sha256=hashlib.sha256(index).hexdigest(),
         catalog_sha256=hashlib.sha256(catalog).hexdigest(),
     )
@@ -149,7 +179,7 @@ def _sha256_of(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _any_mended(job: ShardJob, refused: list[dict[str, Any]]) -> bool:
+def _any_mended(job: ShardJob, refused: list[Row]) -> bool:
     """Whether a refused file is another than it was then: it gets a new chance."""
     shas = {row["path"]: row["sha256"] for row in refused}
     if not shas:
@@ -186,11 +216,10 @@ def _read_part(data: bytes, size_px: int) -> tuple[ShardOutcome, PixelSums]:
     return ShardOutcome(**raw), sums
 
 
-def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage, offset: int) -> dict[str, Any]:
+def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage) -> Row:
     return {
         "key": image.key,
         "extension": prepared.extension,
-        "offset": offset,
         "size": len(prepared.content),
         "label": image.label,
         "wnid": image.wnid,
@@ -204,7 +233,7 @@ def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage, offse
     }
 
 
-def _refusal(image: SourceImage, data: bytes, error: BadImageError) -> dict[str, Any]:
+def _refusal(image: SourceImage, data: bytes, error: BadImageError) -> Row:
     return {
         "path": image.path,
         "wnid": image.wnid,
@@ -215,7 +244,7 @@ def _refusal(image: SourceImage, data: bytes, error: BadImageError) -> dict[str,
     }
 
 
-def _parquet_bytes(rows: list[dict[str, Any]], shard: str) -> bytes:
+def _parquet_bytes(rows: list[Row], shard: str) -> bytes:
     import pyarrow.parquet as pq
 
     integers = {"offset", "size", "label", "source_width", "source_height"}

@@ -10,9 +10,10 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,6 +77,11 @@ class SourceImage:
     container: str
     offset: int
     size: int
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Where the bytes lie: in this order a source is read from front to back."""
+        return self.container, self.offset, self.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +152,7 @@ def build(found: Found, classes: Sequence[str] | None, *, where: str) -> Listing
     label_of_code = _labels(codes, order, where)
     table = pa.Table.from_batches(chunks).unify_dictionaries()
     label = pa.chunked_array([pa.array(label_of_code[c.to_numpy()]) for c in table.column("class").chunks])
-    key = unique_keys(table.column("name"))
+    key = unique_keys(table.column("name"), partial(_places, table))
     table = table.drop_columns(["class", "name"]).append_column("label", label).append_column("key", key)
     return Listing(
         classes=order,
@@ -158,19 +164,19 @@ def build(found: Found, classes: Sequence[str] | None, *, where: str) -> Listing
     )
 
 
-def unique_keys(names: pa.ChunkedArray) -> pa.ChunkedArray:
+def unique_keys(names: pa.ChunkedArray, places: Callable[[], pa.ChunkedArray]) -> pa.ChunkedArray:
     """Unique sample keys for names ``class/…/file.ext``: letters, digits, ``_`` and ``-`` only.
 
     ImageNet's own names stay as they are (``n01440764_10026``); others become ``class_file``. Where making them
-    safe changed or shortened a name, or two names fall together, 8 hex digits of the name's sha256 are added. A
-    dot would end the key for every WebDataset reader, a space would break DALI's index.
+    safe changed or shortened a name, or two names fall together, 8 hex digits of the name's sha256 are added, and of
+    the sample's place where even the names are equal. A dot would end the key for every WebDataset reader, a space
+    would break DALI's index.
     """
     safe, changed = zip(*map(_safe_keys, names.chunks), strict=True)
     twice = _equal_but_for_case(safe)
-    keys = []
-    for key, odd, name in zip(safe, changed, names.chunks, strict=True):
-        same = pc.is_in(pc.utf8_lower(key), value_set=twice) if len(twice) else odd
-        keys.append(_with_hash(key, pc.or_(odd, same), name))
+    keys = [_with_hash(*parts, twice) for parts in zip(safe, changed, names.chunks, strict=True)]
+    if len(twice) and len(again := _equal_but_for_case(keys)):
+        keys = [_with_hash(key, None, place, again) for key, place in zip(keys, places().chunks, strict=True)]
     return pa.chunked_array(keys)
 
 
@@ -205,14 +211,24 @@ def _equal_but_for_case(keys: Sequence[pa.Array]) -> pa.Array:
     return pa.array([key for key, count in counts.items() if count > 1], pa.string())
 
 
-def _with_hash(keys: pa.Array, which: pa.Array, names: pa.Array) -> pa.Array:
+def _with_hash(keys: pa.Array, odd: pa.Array | None, texts: pa.Array, twice: pa.Array) -> pa.Array:
+    """Add a hash of their text to keys that are odd or among ``twice``."""
+    which = pc.is_in(pc.utf8_lower(keys), value_set=twice) if len(twice) else odd
+    if odd is not None and len(twice):
+        which = pc.or_(which, odd)
     if not pc.any(which).as_py():
         return keys
     hashes = [
-        f"-{hashlib.sha256(name).hexdigest()[:8]}" if chosen else ""
-        for name, chosen in zip(names.to_pylist(), which.to_pylist(), strict=True)
+        f"-{hashlib.sha256(text).hexdigest()[:8]}" if chosen else ""
+        for text, chosen in zip(texts.to_pylist(), which.to_pylist(), strict=True)
     ]
     return pc.binary_join_element_wise(keys, pa.array(hashes, pa.string()), "")
+
+
+def _places(table: pa.Table) -> pa.ChunkedArray:
+    """Path, offset and size as one text: what tells two samples of the same name apart."""
+    numbers = [table.column(name).cast(pa.string()).cast(pa.binary()) for name in ("offset", "size")]
+    return pc.binary_join_element_wise(table.column("path"), *numbers, b":")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
-from sharding.errors import AlexstreamError, DatasetError, OutputError
+from sharding.errors import AlexstreamError, OutputError
 
 # Stores that show an object whole or not at all. memory:// lives and dies with its process: for tests.
 _OBJECT_STORES = ("s3", "gs", "az", "abfs", "memory")
@@ -50,24 +50,6 @@ def location(text: str) -> Path:
     return cast(Path, path)
 
 
-def read_range(path: Path, offset: int, size: int) -> bytes:
-    """``size`` bytes of a file from ``offset`` on, without reading the rest.
-
-    Raises DatasetError if the file is missing, shorter than that, or cannot be read.
-    """
-    if size == 0:
-        return b""  # an empty range is none in HTTP: it would give the whole object
-    with _explained("read", path, DatasetError):
-        if isinstance(path, Path):
-            with open(path, "rb") as file:
-                data = os.pread(file.fileno(), size, offset)
-        else:
-            data = bytes(path.fs.cat_file(path.path, start=offset, end=offset + size))
-    if len(data) != size:
-        raise DatasetError(f"{path} ends before byte {offset + size}; it was cut: restore it or shard the source again")
-    return data
-
-
 class Pending:
     """A file on its way: it appears under its name, whole, at ``commit``; or not at all."""
 
@@ -91,12 +73,18 @@ class Pending:
             os.fsync(self.file.fileno())
         self.file.close()
         if not self._local:
-            self._path.fs.put_file(str(self._tmp), self._path.path)  # type: ignore[attr-defined]
+            self._send()
             return
         os.replace(self._tmp, self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+    def _send(self) -> None:
+        try:
+            self._path.fs.put_file(str(self._tmp), self._path.path)  # type: ignore[attr-defined]
+        except Exception as error:  # each store's client has exceptions of its own
+            raise _refused(self._path, error) from error
 
     def discard(self) -> None:
         """Delete what was written, unless it has its name."""
@@ -110,12 +98,14 @@ def pending(path: Path) -> Iterator[Pending]:
 
     Raises OutputError when its store refuses (full, read-only, no permission, not reached).
     """
-    with _explained("write", path, OutputError, "; nothing already written is lost"):
+    try:
         write = Pending(path)
         try:
             yield write
         finally:
             write.discard()
+    except OSError as error:
+        raise _refused(path, error) from error
 
 
 def publish(path: Path, data: bytes) -> None:
@@ -125,19 +115,9 @@ def publish(path: Path, data: bytes) -> None:
         write.commit()
 
 
-@contextmanager
-def _explained(verb: str, path: Path, kind: type[AlexstreamError], rest: str = "") -> Iterator[None]:
-    """One line for whatever goes wrong at a store: each store's client has exceptions of its own."""
-    local = isinstance(path, Path)
-    try:
-        yield
-    except AlexstreamError:
-        raise
-    except Exception as error:
-        if local and not isinstance(error, OSError):
-            raise
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise kind(f"cannot {verb} {path}: {reason.splitlines()[0]}{rest}") from error
+def _refused(path: Path, error: Exception) -> OutputError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return OutputError(f"cannot write {path}: {reason.splitlines()[0]}; nothing already written is lost")
 
 
 def _listed(schemes: tuple[str, ...]) -> str:

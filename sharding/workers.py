@@ -43,6 +43,9 @@ def run_jobs(
     ``tick`` is called several times a second with the number of items done since the last call. Raises
     AlexstreamError if a worker process dies, and whatever a job raises.
     """
+    if len(jobs) == 1:  # a process of its own would take longer to start than most single jobs to run
+        yield work(jobs[0], tick)
+        return
     context = multiprocessing.get_context("spawn")
     done, stop = context.RawArray("q", len(jobs)), context.RawValue("b", 0)
     shared = (done, stop, os.getpid())

@@ -5,12 +5,11 @@ Everything here takes a ``Path``, or what behaves like one (``iterdir``, ``is_di
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from sharding.errors import SourceError
 
@@ -87,27 +86,26 @@ def _start(path: Path, size: int) -> bytes:
 
 
 class RangeFile:
-    """A file read at any place: ``pread`` on a local disk, seek and read elsewhere. Not for many threads."""
+    """A file read at any place: by ``pread`` on a local disk, by the range from an object store."""
 
     def __init__(self, path: Path) -> None:
         """Open it. Raises OSError if that fails."""
         self._descriptor = -1
-        self._file: BinaryIO | None = None
+        self._remote = None if isinstance(path, Path) else path
         self._at, self._window = 0, b""
-        if isinstance(path, Path):
+        if self._remote is None:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.size = os.fstat(self._descriptor).st_size
             # Without this a walk from header to header would make the kernel read ahead the images between them.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         else:
-            self._file = path.open("rb")
-            self.size = self._file.seek(0, io.SEEK_END)
+            self.size = path.stat().st_size
 
     def read_at(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``; fewer at the end of the file."""
-        if self._file is not None:
-            self._file.seek(offset)
-            return bytes(self._file.read(size))
+        if self._remote is not None:
+            end = min(offset + size, self.size)
+            return bytes(self._remote.fs.cat_file(self._remote.path, start=offset, end=end)) if end > offset else b""
         data = os.pread(self._descriptor, size, offset)
         while 0 < len(data) < size:
             more = os.pread(self._descriptor, size - len(data), offset + len(data))
@@ -120,7 +118,7 @@ class RangeFile:
         """As ``read_at``, for small pieces that lie close together: a window of the file is kept."""
         start = offset - self._at
         if start < 0 or start + size > len(self._window):
-            window = _LOCAL_WINDOW if self._file is None else _REMOTE_WINDOW
+            window = _LOCAL_WINDOW if self._remote is None else _REMOTE_WINDOW
             self._at, self._window, start = offset, self.read_at(offset, max(size, window)), 0
         return self._window[start : start + size]
 
@@ -129,8 +127,6 @@ class RangeFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        if self._file is not None:
-            self._file.close()
 
     def __del__(self) -> None:
         """A worker that ends, or a listing that is given up, leaves no file open."""

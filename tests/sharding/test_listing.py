@@ -21,7 +21,9 @@ def listing(*names, classes=None, known=None):
 
 
 def keys_of(*names):
-    return unique_keys(pa.chunked_array([[os.fsencode(name) for name in names]], pa.binary())).to_pylist()
+    column = pa.chunked_array([[os.fsencode(name) for name in names]], pa.binary())
+    places = pa.chunked_array([[str(i).encode() for i in range(len(names))]], pa.binary())
+    return unique_keys(column, lambda: places).to_pylist()
 
 
 def test_labels_are_positions_of_sorted_class_names():
@@ -83,6 +85,11 @@ def test_any_names_at_all_get_unique_safe_keys(files):
     keys = keys_of(*sorted(set(names)))
     assert len({key.lower() for key in keys}) == len(set(names))
     assert all(set(key) <= SAFE for key in keys)
+
+
+def test_samples_of_the_very_same_name_stay_two():
+    keys = keys_of("c/a.jpg", "c/a.jpg", "c/b.jpg")
+    assert len(set(keys)) == 3 and keys[2] == "c_b"
 
 
 def test_names_that_are_no_utf8_come_back_as_they_were():

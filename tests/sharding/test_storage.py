@@ -2,7 +2,6 @@
 
 import builtins
 import hashlib
-import itertools
 import multiprocessing
 import os
 import signal
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.errors import AlexstreamError, DatasetError, OutputError
-from sharding.storage import location, pending, publish, read_range
+from sharding.errors import AlexstreamError, OutputError
+from sharding.storage import location, pending, publish
 from tests.conftest import ROOT
 
 
@@ -58,30 +57,6 @@ def test_a_second_publication_replaces_the_first(folder):
     assert (folder / "x").stat().st_size == 6
 
 
-def test_ranges_are_those_of_the_file(folder):
-    data = bytes(range(256)) * 16
-    publish(folder / "x", data)
-    for offset, size in itertools.product((0, 1, 511, 4095), (0, 1)):
-        assert read_range(folder / "x", offset, size) == data[offset : offset + size]
-    assert read_range(folder / "x", 1000, 2000) == data[1000:3000]
-    with (folder / "x").open("rb") as file:
-        file.seek(1000)
-        assert file.read(20) == data[1000:1020]
-
-
-@pytest.mark.parametrize(("offset", "size"), [(0, 11), (9, 2), (10, 1), (500, 1)])
-def test_a_range_beyond_the_end_is_refused(folder, offset, size):
-    publish(folder / "x", b"0123456789")
-    with pytest.raises(DatasetError, match="x"):
-        read_range(folder / "x", offset, size)
-
-
-def test_a_range_of_a_missing_file_is_refused_with_one_line(folder):
-    publish(folder / "x", b"0")
-    with pytest.raises(DatasetError, match=r"^cannot read .*missing: .+$"):
-        read_range(folder / "missing", 0, 1)
-
-
 def test_a_file_written_in_pieces_appears_when_it_is_committed(folder):
     data = os.urandom(3 * 2**20)
     with pending(folder / "x.tar") as write:
@@ -101,7 +76,7 @@ def test_a_file_that_is_not_committed_leaves_nothing(folder):
 
 
 def read(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest(), read_range(path, 3, 4)
+    return hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
 
 
 def test_a_place_in_a_bucket_travels_to_a_worker_process(s3_folder):
