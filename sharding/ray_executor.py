@@ -2,7 +2,7 @@
 
 With ``RAY_ADDRESS`` set, the jobs go to that cluster; its machines must see the same files and have alexstream
 installed. Otherwise a private Ray is started for the jobs and ended after them: no dashboard, no usage reports, its
-files in a temporary folder.
+files in a temporary folder. Its ports are open on all addresses of the machine, to holders of this run's key only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -73,9 +76,12 @@ def _fill(ray: Any, running: list[Any], waiting: Iterator[Any], start: Callable[
 
 
 def _load_ray() -> Any:
-    # Both are read when ray is imported.
+    """Import ray. What it takes from the environment it reads now, so that is set first."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & set(os.environ) and "ray" not in sys.modules:
+        # A key of this run's own keeps other users of the machine from handing tasks to our private Ray; ray's
+        # default would leave one in the home folder for good.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -91,28 +97,23 @@ def _cluster(ray: Any, num_workers: int) -> Iterator[None]:
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             if os.environ.get("RAY_ADDRESS"):
                 ray.init(**quiet)
             else:
-                _keep_others_out()
                 ray.init(
-                    address="local", num_cpus=num_workers, num_gpus=0, include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES, _temp_dir=folder, **quiet,
+                    address="local", _temp_dir=folder, include_dashboard=False,
+                    num_cpus=num_workers, num_gpus=0, object_store_memory=_OBJECT_STORE_BYTES, **quiet,
                 )  # fmt: skip
-        except (ConnectionError, RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError) as error:
             raise AlexstreamError(f"Ray does not start: {str(error).splitlines()[0]}") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in the place of the caller's
         try:
             yield
         finally:
             ray.shutdown()
-
-
-def _keep_others_out() -> None:
-    """A token of this process's own, so that no other user of the machine can hand tasks to our Ray."""
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 class _Counter:

@@ -64,6 +64,10 @@ def test_results_and_counts_are_those_of_worker_processes_in_the_order_of_the_jo
     assert [sum(ticks) for ticks in counts.values()] == [21, 21]
 
 
+def test_the_callers_answer_to_sigterm_stays(ray):
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_no_jobs_give_no_results(ray):
     assert list(run_jobs_on_ray(work, [], 2, lambda count: None)) == []
 
