@@ -150,6 +150,13 @@ def main() -> None:
     type=click.Choice(["quarantine", "fail"]),
     help="What a file that is no usable image does: go into quarantine.jsonl, or end the conversion.",
 )
+@click.option(
+    "--executor",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="Processes of this machine, or tasks of Ray: of the cluster in RAY_ADDRESS, else of a private one.",
+)
 @click.option("--max-bad", default=None, type=click.IntRange(0), help="End the conversion if more files are bad.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; show the plan, the size and the time it would take.")
 @workers_option
@@ -167,6 +174,7 @@ def shard(
     chroma: str,
     on_bad: str,
     max_bad: int | None,
+    executor: str,
     dry_run: bool,
     workers: int,
     quiet: bool,
@@ -191,6 +199,7 @@ def shard(
       cli.py shard --src photos/train --out shards/train --workers 8
       cli.py shard --src imagenet/ --out originals/ --encode keep
       cli.py shard --src photos/ --out shards/ --classes labels.txt --dry-run
+      cli.py shard --src s3://bucket/photos --out s3://bucket/shards --executor ray
     """
     from sharding.forecast import forecast
     from sharding.layout import EncodeRecipe
@@ -208,6 +217,7 @@ def shard(
         num_workers=workers,
         classes=classes_from(classes_file) if classes_file else None,
         max_bad=0 if on_bad == "fail" else max_bad,
+        executor=executor,
     )
     if dry_run:
         return click.echo(forecast(request))

@@ -213,14 +213,14 @@ def _equal_but_for_case(keys: Sequence[pa.Array]) -> pa.Array:
 
 def _with_hash(keys: pa.Array, odd: pa.Array | None, texts: pa.Array, twice: pa.Array) -> pa.Array:
     """Add a hash of their text to keys that are odd or among ``twice``."""
-    which = pc.is_in(pc.utf8_lower(keys), value_set=twice) if len(twice) else odd
-    if odd is not None and len(twice):
-        which = pc.or_(which, odd)
-    if not pc.any(which).as_py():
+    chosen = pc.is_in(pc.utf8_lower(keys), value_set=twice)
+    if odd is not None:
+        chosen = pc.or_(chosen, odd)
+    if not pc.any(chosen).as_py():
         return keys
     hashes = [
-        f"-{hashlib.sha256(text).hexdigest()[:8]}" if chosen else ""
-        for text, chosen in zip(texts.to_pylist(), which.to_pylist(), strict=True)
+        f"-{hashlib.sha256(text).hexdigest()[:8]}" if one else ""
+        for text, one in zip(texts.to_pylist(), chosen.to_pylist(), strict=True)
     ]
     return pc.binary_join_element_wise(keys, pa.array(hashes, pa.string()), "")
 

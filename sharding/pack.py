@@ -25,6 +25,7 @@ from sharding.errors import SourceError
 from sharding.listing import Listing, build
 from sharding.output import claimed, clear_leftovers
 from sharding.plan import num_shards, shuffled, split_evenly
+from sharding.ray_executor import run_jobs_on_ray
 from sharding.sources.recognise import Recognised, recognise
 from sharding.stats import PixelSums, summarise
 from sharding.storage import publish
@@ -38,7 +39,7 @@ class ShardRequest:
 
     ``split`` empty: all that the source holds. ``classes`` fixes the label order; without it a split takes that of
     the training split beside it. More than ``max_bad`` refused files end the conversion; None: any number goes into
-    quarantine.
+    quarantine. ``executor``: ``local`` for processes of this machine, ``ray`` for tasks of Ray.
     """
 
     source: Path
@@ -49,6 +50,7 @@ class ShardRequest:
     num_workers: int = 0
     classes: tuple[str, ...] | None = None
     max_bad: int | None = None
+    executor: str = "local"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,12 +188,13 @@ def shard_all(request: ShardRequest, *, quiet: bool = False) -> Iterator[tuple[P
 def _convert(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]:
     """Run the jobs; shards that an earlier run finished are checked and kept. One shard's sums at a time in memory."""
     request, todo = plan.request, jobs(plan)
+    run = run_jobs_on_ray if request.executor == "ray" else run_jobs
     outcomes, sums = [], PixelSums(request.encode.size_px)
     num_refused = 0
     workers = min(request.num_workers or default_workers(), len(todo))
     progress = tqdm(total=len(plan.order), unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1)
     with progress as bar:
-        for outcome, part in run_jobs(convert_shard, todo, workers, bar.update):
+        for outcome, part in run(convert_shard, todo, workers, bar.update):
             outcomes.append(outcome)
             sums.merge(part)
             num_refused += len(outcome.refused)

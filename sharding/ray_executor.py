@@ -2,7 +2,7 @@
 
 With ``RAY_ADDRESS`` set, the jobs go to that cluster; its machines must see the same files and have alexstream
 installed. Otherwise a private Ray is started for the jobs and ended after them: no dashboard, no usage reports, its
-files in a temporary folder, its ports on the loopback address and behind a key.
+files in a temporary folder. Its ports are open on all addresses of the machine, to holders of this run's key only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run_jobs_on_ray(
         counter = ray.remote(num_cpus=0)(_Counter).remote()
         # A task that dies is not tried again: what killed it (no memory) would kill the next one too.
         call = ray.remote(num_cpus=1, max_retries=0)(_call)
-        waiting = iter(list(jobs))
+        waiting = iter(jobs)
         running: list[Any] = []  # in the order of the jobs; from the front on, some may be done already
         try:
             _fill(ray, running, waiting, lambda job: call.remote(work, job, counter), num_workers)
@@ -103,7 +103,7 @@ def _cluster(ray: Any, num_workers: int) -> Iterator[None]:
                 ray.init(**quiet)
             else:
                 ray.init(
-                    address="local", _node_ip_address="127.0.0.1", _temp_dir=folder, include_dashboard=False,
+                    address="local", _temp_dir=folder, include_dashboard=False,
                     num_cpus=num_workers, num_gpus=0, object_store_memory=_OBJECT_STORE_BYTES, **quiet,
                 )  # fmt: skip
         except (RuntimeError, OSError, ValueError) as error:
