@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sharding.errors import AlexstreamError, DatasetError
-from sharding.storage import location
+from sharding.storage import is_store_error, location
 
 FOLDER = click.Path(path_type=Path, file_okay=True)
 
@@ -61,6 +61,10 @@ class _OneLineErrors(click.Group):
             _fail(str(error), 1)
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; what was finished is kept", 130)
+        except Exception as error:
+            if not is_store_error(error):
+                raise
+            _fail(f"{str(error).splitlines()[0]} (from the object store; check its address and keys)", 1)
 
 
 def _fail(message: str, exit_code: int) -> None:

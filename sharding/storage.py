@@ -20,6 +20,8 @@ from sharding.errors import AlexstreamError, OutputError
 
 # Stores that show an object whole or not at all. memory:// lives and dies with its process: for tests.
 _OBJECT_STORES = ("s3", "gs", "az", "abfs", "memory")
+# Whose exceptions are a store's; what they have no words for comes as OSError.
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "azure", "s3fs")
 
 
 def location(text: str) -> Path:
@@ -48,6 +50,11 @@ def location(text: str) -> Path:
         remedy = "pip install alexstream[s3]" if scheme in ("s3", "memory") else str(error)
         raise AlexstreamError(f"{text}: the library for {scheme}:// is not installed; {remedy}") from error
     return cast(Path, path)
+
+
+def is_store_error(error: Exception) -> bool:
+    """Whether an object store's client raised this: no bucket, no keys, no connection."""
+    return type(error).__module__.partition(".")[0] in _CLIENTS
 
 
 class Pending:

@@ -21,6 +21,8 @@ from pipeline.loader import ShardedData, training_steps
 from pipeline.order import training_batch
 from sharding import layout
 from sharding.errors import DatasetError
+from sharding.layout import EncodeRecipe
+from sharding.pack import ShardRequest, shard
 
 CPU = torch.device("cpu")
 
@@ -64,6 +66,27 @@ def test_both_forms_of_the_finish_give_the_same_bits(data):
     steps = training_steps(opened, Augmenter.of(PAPER, 5, 256, stats), 16, 5, Part())
     crops = next(crop_batches(steps, 16, CPU, 1, 2))
     assert torch.equal(finish._one_by_one(crops), finish._at_once(crops))
+
+
+def test_raw_shards_give_crops_of_the_stored_pixels(sample_images, tmp_path):
+    folder = tmp_path / "train"
+    shard(ShardRequest(source=sample_images / "train", folder=folder, encode=EncodeRecipe(encoding="raw")), quiet=True)
+    opened = open_dataset(folder)
+    augmenter = Augmenter.of(PAPER, 5, 256, layout.load_stats(folder, opened.manifest))
+    steps = training_steps(opened, augmenter, 16, 5, Part())
+    for step, crops in enumerate(islice(crop_batches(steps, 16, CPU, 1, 2, "raw"), 5)):
+        draws = augmenter.draw(*training_batch(len(opened), 16, 5, step))
+        for i, sample in enumerate(crops.ids_N.tolist()):
+            crop = reference_crop(opened.stored(sample), draws.yx_N2[i], int(draws.flip_N[i]))
+            assert np.array_equal(crops.crops_NCHW[i].numpy(), crop)
+    assert len(list(islice(ShardedData(train=folder, batch_size=16).training(), 3))) == 3
+
+
+def test_kept_shards_are_refused_with_what_to_do(sample_images, tmp_path):
+    folder = tmp_path / "train"
+    shard(ShardRequest(source=sample_images / "train", folder=folder, encode=EncodeRecipe(encoding="keep")), quiet=True)
+    with pytest.raises(StreamError, match="--encode jpeg"):
+        ShardedData(train=folder).facts()
 
 
 def same(a, b):

@@ -171,3 +171,13 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_upath)
     with pytest.raises(AlexstreamError, match=r"^s3://bucket/x: .*pip install alexstream\[s3\]$"):
         location("s3://bucket/x")
+
+
+def test_a_store_that_refuses_is_one_line_on_the_command_line(s3_server, tmp_path):
+    keyless = {name: value for name, value in os.environ.items() if "KEY" not in name}
+    keyless |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull}
+    keyless |= {"AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    command = [sys.executable, str(ROOT / "cli.py"), "shard", "--src", "s3://bucket/x", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=keyless)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: Unable to locate credentials") and done.stderr.count("\n") == 1

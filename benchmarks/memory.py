@@ -1,0 +1,107 @@
+"""Peak memory of a conversion, for two numbers of images: what grows with them, and what does not.
+
+Example::
+
+    python benchmarks/memory.py --images photos/ --times 2 22
+
+The files of ``--images`` are linked several times over into one folder per class, and converted by
+``cli.py shard``. Memory is the proportional set size (PSS) of each process, looked at four times a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import describe, result_path
+
+CLI = Path(__file__).parent.parent / "cli.py"
+
+
+def linked(images: Path, times: int, folder: Path) -> int:
+    """Link every file ``times`` times, class by class; returns how many links that are."""
+    count = 0
+    for path in sorted(p for p in images.rglob("*") if p.is_file()):
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        for i in range(times):
+            (folder / path.parent.name / f"{path.stem}_{i}{path.suffix}").symlink_to(path.resolve())
+            count += 1
+    return count
+
+
+def pss_mib(pid: int) -> float:
+    """Proportional set size of a process; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(below for child in children for below in descendants(int(child)))]
+
+
+def converted(images: Path, folder: Path, options: list[str]) -> dict[str, float]:
+    """Run a conversion; the peaks of its first process, of its largest other one, and of all together, in MiB."""
+    command = [sys.executable, str(CLI), "shard", "--src", str(images), "--out", str(folder), "--quiet", *options]
+    start = time.perf_counter()
+    peaks = {"first process": 0.0, "largest worker": 0.0, "all together": 0.0}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            sizes = [pss_mib(pid) for pid in descendants(process.pid)]
+            seen = {
+                "first process": sizes[0],
+                "largest worker": max(sizes[1:], default=0.0),
+                "all together": sum(sizes),
+            }
+            peaks = {name: max(peaks[name], seen[name]) for name in peaks}
+            time.sleep(0.25)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return {**peaks, "seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    """Convert, print and keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="one folder per class")
+    parser.add_argument("--times", type=int, nargs="+", default=[2, 22])
+    parser.add_argument("--encode", default="jpeg", choices=["jpeg", "raw", "keep"])
+    chosen = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for times in chosen.times:
+            source = Path(scratch) / f"x{times}"
+            source.mkdir()
+            count = linked(chosen.images, times, source)
+            peaks = converted(source, Path(scratch) / f"out{times}", ["--encode", chosen.encode])
+            rows.append(f"| {count:,} | " + " | ".join(f"{value:,.0f}" for value in peaks.values()) + " |")
+    lines = [
+        f"# Memory of a conversion, `--encode {chosen.encode}`, MiB",
+        "",
+        f"`python benchmarks/memory.py --images {chosen.images.name} --times {' '.join(map(str, chosen.times))}"
+        f" --encode {chosen.encode}`",
+        "",
+        describe(),
+        "",
+        "| images | first process | largest worker | all together | seconds |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    result_path(f"memory_{chosen.encode}").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
