@@ -12,6 +12,7 @@ import click
 
 from sharding.errors import AlexstreamError, DatasetError
 from sharding.storage import is_store_error, location
+from sharding.workers import without_pandas
 
 FOLDER = click.Path(path_type=Path, file_okay=True)
 
@@ -46,6 +47,7 @@ class _OneLineErrors(click.Group):
         """Run the command line."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
+        without_pandas()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
         try:
             super().main(*args, standalone_mode=False, **extra)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from typing import Any, TypeVar
 
 from sharding.errors import AlexstreamError
@@ -95,8 +97,24 @@ class _StoppedError(Exception):
 
 def _attach(done: Any, stop: Any, parent: int) -> None:
     global _done, _stop
+    without_pandas()
     _done, _stop = done, stop
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+
+
+def without_pandas() -> None:
+    """Keep pyarrow from importing pandas where that is installed: a second for each process, and nothing uses it.
+
+    For processes that are our own; a library must not do so to its caller.
+    """
+    if not any(isinstance(finder, _NoPandas) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NoPandas())
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is left out of this process: nothing in it needs it", name=name)
 
 
 def _die_with_parent(parent: int) -> None:

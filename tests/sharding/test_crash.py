@@ -28,7 +28,15 @@ def hashes(folder):
 
 def start(source, folder):
     command = [sys.executable, str(ROOT / "cli.py"), "shard", "--src", str(source), "--out", str(folder), "--quiet"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test run that was started in the background may ignore Ctrl-C, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def finish(source, folder):
@@ -38,12 +46,16 @@ def finish(source, folder):
     assert process.returncode == 0, stderr
 
 
-def kill_at_random(source, folder, times, seed):
-    """Start a conversion and kill its parent, one worker, or all of it, at a random moment; again and again."""
+def kill_at_random(source, folder, times, seed, longest_s):
+    """Start a conversion and kill its parent, one worker, or all of it, at a random moment; again and again.
+
+    Returns how many finished shards each kill left.
+    """
     chance = random.Random(seed)
+    left = []
     for _ in range(times):
         process = start(source, folder)
-        time.sleep(chance.uniform(0.2, 1.6))
+        time.sleep(chance.uniform(0.1, 1.0) * longest_s)
         victims = {0: [process.pid], 1: children(process.pid)[-1:], 2: [*children(process.pid), process.pid]}
         for victim in victims[chance.randrange(3)]:
             try:
@@ -51,16 +63,20 @@ def kill_at_random(source, folder, times, seed):
             except ProcessLookupError:
                 continue
         process.communicate(timeout=60)
+        left.append(len(list(folder.glob("*.part"))) if folder.is_dir() else 0)
     finish(source, folder)
+    return left
 
 
 def check_killed_conversion(source, tmp_path, times, seed):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    shard(ShardRequest(source=source, folder=undisturbed), quiet=True)
-    kill_at_random(source, killed, times, seed)
+    begin = time.monotonic()
+    finish(source, undisturbed)
+    left = kill_at_random(source, killed, times, seed, time.monotonic() - begin)
     assert hashes(killed) == hashes(undisturbed)
     assert not verify(killed, quiet=True).findings
     assert not list(killed.glob("*.tmp")) and not list(killed.glob("*.part"))
+    assert any(left), f"no kill came in the middle of the work: {left}"
 
 
 def test_a_conversion_that_is_killed_eight_times_ends_with_the_same_bytes(tmp_path):
