@@ -215,9 +215,10 @@ def verify(images: Sequence[Path]) -> Tool:
 
 def into_tar(store: Callable[[bytes], bytes]) -> Callable[[Sequence[Path], Path], None]:
     """A block that writes images and labels with webdataset's TarWriter."""
-    from webdataset import TarWriter
 
     def block(paths: Sequence[Path], folder: Path) -> None:
+        from webdataset import TarWriter  # here, since it may load torch, which the stages need not wait for
+
         with TarWriter(str(folder / "train-000000.tar")) as tar:
             for i, path in enumerate(paths):
                 tar.write({"__key__": f"{i:08d}", "jpg": store(path.read_bytes()), "cls": i})
