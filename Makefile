@@ -28,6 +28,9 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python benchmarks/conversion.py
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

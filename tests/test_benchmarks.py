@@ -1,0 +1,38 @@
+"""The benchmarks run, in a tiny mode: their numbers mean nothing here, and none is looked at."""
+
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+
+def benchmark(name, out, *options):
+    """Run a benchmark, and return what it wrote."""
+    command = [sys.executable, f"benchmarks/{name}.py", "--rounds", "1", "--most", "4", "--out", out, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out.read_text()
+
+
+def test_conversion_compares_ours_with_pillow(sample_images, tmp_path):
+    tools = "alexstream-lanczos,pillow-bicubic,decode,encode,verify"
+    options = ("--images", sample_images, "--tools", tools, "--seconds", "0.2", "--fidelity", "2", "--copies", "1")
+    text = benchmark("conversion", tmp_path / "conversion.md", *options)
+    assert "not installed" not in text
+    for row in ("| alexstream, Lanczos (default) |", "| Pillow, bicubic |", "| bound |", "`cli.py shard"):
+        assert row in text
+
+
+def test_conversion_says_what_is_not_installed(sample_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXSTREAM_PEERS", str(tmp_path))
+    options = ("--images", sample_images, "--tools", "pillow-bicubic,img2dataset", "--seconds", "0.2")
+    text = benchmark("conversion", tmp_path / "conversion.md", *options, "--fidelity", "0", "--copies", "0")
+    assert "img2dataset: not installed: run benchmarks/peers/install.py" in text
+
+
+def test_quality_compares_encodings(sample_images, tmp_path):
+    text = benchmark("quality", tmp_path / "quality.md", "--images", sample_images)
+    for row in ("| JPEG 95, 4:2:0 |", "| JPEG 100, 4:4:4 |", "| raw |", "| keep |"):
+        assert row in text
