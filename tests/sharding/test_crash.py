@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -46,37 +47,42 @@ def finish(source, folder):
     assert process.returncode == 0, stderr
 
 
-def kill_at_random(source, folder, times, seed, longest_s):
-    """Start a conversion and kill its parent, one worker, or all of it, at a random moment; again and again.
+def killed_at_random(source, folder, chance, longest_s):
+    """Start or continue a conversion, and kill its parent, one worker, or all of it at a random moment.
 
-    Returns how many finished shards each kill left.
+    Returns whether it was still at work then.
     """
-    chance = random.Random(seed)
-    left = []
-    for _ in range(times):
-        process = start(source, folder)
-        time.sleep(chance.uniform(0.1, 1.0) * longest_s)
-        victims = {0: [process.pid], 1: children(process.pid)[-1:], 2: [*children(process.pid), process.pid]}
-        for victim in victims[chance.randrange(3)]:
-            try:
-                os.kill(victim, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        process.communicate(timeout=60)
-        left.append(len(list(folder.glob("*.part"))) if folder.is_dir() else 0)
-    finish(source, folder)
-    return left
+    process = start(source, folder)
+    time.sleep(chance.uniform(0.1, 1.0) * longest_s)
+    at_work = process.poll() is None
+    victims = {0: [process.pid], 1: children(process.pid)[-1:], 2: [*children(process.pid), process.pid]}
+    for victim in victims[chance.randrange(3)]:
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+    process.communicate(timeout=60)
+    return at_work
 
 
 def check_killed_conversion(source, tmp_path, times, seed):
+    """Kill a conversion ``times`` times, always at work: one that gets to its end in between begins anew."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    begin = time.monotonic()
     finish(source, undisturbed)
-    left = kill_at_random(source, killed, times, seed, time.monotonic() - begin)
+    begin = time.monotonic()
+    finish(source, tmp_path / "timed")
+    longest_s = time.monotonic() - begin
+    chance, kills, left = random.Random(seed), 0, []
+    while kills < times:
+        kills += killed_at_random(source, killed, chance, longest_s)
+        left.append(len(list(killed.glob("*.part"))) if killed.is_dir() else 0)
+        if layout.is_dataset(killed):
+            finish(source, killed)  # a kill after the manifest may leave parts behind
+            assert hashes(killed) == hashes(undisturbed)
+            shutil.rmtree(killed)
+    finish(source, killed)
     assert hashes(killed) == hashes(undisturbed)
     assert not verify(killed, quiet=True).findings
     assert not list(killed.glob("*.tmp")) and not list(killed.glob("*.part"))
-    assert any(left), f"no kill came in the middle of the work: {left}"
+    assert any(left), f"no kill came between two shards: {left}"
 
 
 def test_a_conversion_that_is_killed_eight_times_ends_with_the_same_bytes(tmp_path):
