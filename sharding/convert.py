@@ -209,9 +209,7 @@ def _read_part(data: bytes, size_px: int) -> tuple[ShardOutcome, PixelSums]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         raw = json.loads(arrays["outcome"].tobytes())
         sums = PixelSums(size_px)
-        sums.num_images = int(arrays["count"])
-        sums.sum_HWC += arrays["sum_HWC"]
-        sums.product_CC += arrays["product_CC"]
+        sums.add_sums(int(arrays["count"]), arrays["sum_HWC"], arrays["product_CC"])
     raw["record"] = ShardRecord(**raw["record"]) if raw["record"] else None
     return ShardOutcome(**raw), sums
 

@@ -25,6 +25,9 @@ Matrix = list[list[float]]
 T = TypeVar("T")
 
 
+RECENT_IMAGES = 1 << 24  # of at most 255 each, in 32 bits
+
+
 class PixelSums:
     """Integer sums over images: count, per-pixel sums (H, W, C) and RGB sums of products (C, C).
 
@@ -34,21 +37,38 @@ class PixelSums:
     def __init__(self, size_px: int) -> None:
         """Start from nothing, for images of ``size_px`` × ``size_px``."""
         self.num_images = 0
-        self.sum_HWC = np.zeros((size_px, size_px, 3), np.int64)
         self.product_CC = np.zeros((3, 3), np.int64)
+        self._sum_HWC = np.zeros((size_px, size_px, 3), np.int64)
+        self._recent_HWC = np.zeros((size_px, size_px, 3), np.uint32)  # half as much memory to go through
+        self._num_recent = 0
+
+    @property
+    def sum_HWC(self) -> NDArray[np.int64]:
+        """Per-pixel sums, int64 (H, W, C)."""
+        self._sum_HWC += self._recent_HWC
+        self._recent_HWC[:] = 0
+        self._num_recent = 0
+        return self._sum_HWC
 
     def add(self, image_HWC: NDArray[np.uint8]) -> None:
         """Add one uint8 RGB image of the right shape. Raises ValueError for another shape or dtype."""
-        if image_HWC.shape != self.sum_HWC.shape or image_HWC.dtype != np.uint8:
-            raise ValueError(f"received {image_HWC.dtype} {image_HWC.shape}, expected uint8 {self.sum_HWC.shape}")
+        if image_HWC.shape != self._sum_HWC.shape or image_HWC.dtype != np.uint8:
+            raise ValueError(f"received {image_HWC.dtype} {image_HWC.shape}, expected uint8 {self._sum_HWC.shape}")
+        if self._num_recent == RECENT_IMAGES:
+            _ = self.sum_HWC
         self.num_images += 1
-        _add(np.ascontiguousarray(image_HWC).reshape(-1), self.sum_HWC.reshape(-1), self.product_CC)
+        self._num_recent += 1
+        _add(np.ascontiguousarray(image_HWC).reshape(-1), self._recent_HWC.reshape(-1), self.product_CC)
 
     def merge(self, other: PixelSums) -> None:
         """Add the sums of another part of the data."""
-        self.num_images += other.num_images
-        self.sum_HWC += other.sum_HWC
-        self.product_CC += other.product_CC
+        self.add_sums(other.num_images, other.sum_HWC, other.product_CC)
+
+    def add_sums(self, num_images: int, sum_HWC: NDArray[np.int64], product_CC: NDArray[np.int64]) -> None:
+        """Add the sums of another part of the data, as numbers."""
+        self.num_images += num_images
+        self._sum_HWC += sum_HWC
+        self.product_CC += product_CC
 
     def mean_image(self) -> NDArray[np.float64]:
         """Mean image, float64 (H, W, C) on 0..255: each entry the correctly rounded quotient."""
@@ -56,7 +76,7 @@ class PixelSums:
 
 
 @njit(cache=True)
-def _add(values: NDArray[np.uint8], sums: NDArray[np.int64], product_CC: NDArray[np.int64]) -> None:
+def _add(values: NDArray[np.uint8], sums: NDArray[np.uint32], product_CC: NDArray[np.int64]) -> None:
     """Add flat R, G, B, R, G, B, … to their sums, and the six products of channels to the symmetric matrix.
 
     The products are summed in 32 bits over 16,384 pixels at a time: 16,384 × 255² is 1.07e9 of 4.29e9.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,11 @@ class Reader:
 
     def _whole(self, container: str) -> bytes:
         path = self._path(container)
+        if isinstance(path, Path):
+            return _local_file(path)
         if not path.is_file():
             raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere")
-        with path.open("rb") as file:
-            return file.read()
+        return bytes(path.read_bytes())
 
     def _range(self, container: str, offset: int, size: int) -> bytes:
         file = self._ranges.pop(container, None) or RangeFile(self._path(container))
@@ -101,6 +103,18 @@ class Reader:
 
         path = self._path(container)
         return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
+
+
+def _local_file(path: Path) -> bytes:
+    """All of a regular file; a pipe, which could be waited for without end, is not opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere") from error
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere")
+        return file.read()
 
 
 def _keep(files: OrderedDict[str, Any], name: str, file: Any) -> None:

@@ -19,6 +19,7 @@ from sharding.errors import OutputError, SourceError
 from sharding.pack import ShardRequest, shard, shard_all
 from sharding.recompute import check_stats
 from sharding.tar import TarWriter, label_digits
+from sharding.tar import _member as tar_member
 
 
 def hashes(folder):
@@ -251,3 +252,13 @@ def test_labels_have_the_same_width_in_sets_of_any_number_of_classes():
     for label in (7, 21_840):
         shard.add(f"k{label}", "jpg", b"x", label)
     assert [label.size for _, label in shard.samples] == [5, 5]
+
+
+@pytest.mark.parametrize("size", [0, 4, 511, 512, 196_608])
+@pytest.mark.parametrize("name", ["a.jpg", "n01440764_10026.cls", "b" * 96 + ".jpg"])
+def test_members_are_written_as_the_standard_library_writes_them(name, size):
+    header = tarfile.TarInfo(name)
+    header.size, header.mode, header.mtime = size, 0o644, 0
+    content = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    expected = header.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + content + bytes(-size % 512)
+    assert tar_member(name, content) == expected
