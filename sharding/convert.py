@@ -147,7 +147,6 @@ def _publish_beside(job: ShardJob, tar: TarWriter, rows: list[Row]) -> ShardReco
         num_samples=len(rows),
         num_bytes=tar.num_bytes,
         sha256=tar.sha256,
-        md5=tar.md5,
         index_sha256=hashlib.sha256(index).hexdigest(),
         catalog_sha256=hashlib.sha256(catalog).hexdigest(),
     )

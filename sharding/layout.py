@@ -73,7 +73,6 @@ class ShardRecord:
     num_samples: int
     num_bytes: int
     sha256: str
-    md5: str
     index_sha256: str
     catalog_sha256: str
 

@@ -50,10 +50,7 @@ def contents(manifest: layout.Manifest) -> dict[str, bytes]:
         {"index": i, "wnid": wnid, "ilsvrc2012_id": ids.get(wnid), "name": names.get(wnid)}
         for i, wnid in enumerate(manifest.classes)
     ]
-    shards = [
-        {"url": f"{s.name}.tar", "nsamples": s.num_samples, "filesize": s.num_bytes, "md5sum": s.md5}
-        for s in manifest.shards
-    ]
+    shards = [{"url": f"{s.name}.tar", "nsamples": s.num_samples, "filesize": s.num_bytes} for s in manifest.shards]
     wids = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": manifest.split, "shardlist": shards}
     return {
         layout.CLASSES: layout.json_bytes(classes),

@@ -48,7 +48,6 @@ class TarWriter:
         self._file = file
         self._label_digits = label_digits
         self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
         self.num_bytes = 0
         self.samples: list[tuple[Member, Member]] = []
 
@@ -71,15 +70,9 @@ class TarWriter:
         """Of what was written so far."""
         return self._sha256.hexdigest()
 
-    @property
-    def md5(self) -> str:
-        """Of what was written so far."""
-        return self._md5.hexdigest()
-
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._sha256.update(data)
-        self._md5.update(data)
         self.num_bytes += len(data)
 
 

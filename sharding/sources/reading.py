@@ -26,6 +26,7 @@ class Reader:
         """``root`` is what ``recognise`` was given: a folder, or the one file that is the source."""
         self.root = as_place(root)
         self._is_file: bool | None = None
+        self._prefix = f"{self.root}/" if isinstance(self.root, Path) else ""
         self._ranges: OrderedDict[str, RangeFile] = OrderedDict()
         self._parquet: OrderedDict[str, Any] = OrderedDict()
         self._group: tuple[str, int] | None = None  # whose images ``_images`` are
@@ -68,9 +69,9 @@ class Reader:
         return self.root if self._is_file else self.root / container
 
     def _whole(self, container: str) -> bytes:
+        if self._prefix:
+            return _local_file(self._prefix + container)
         path = self._path(container)
-        if isinstance(path, Path):
-            return _local_file(path)
         if not path.is_file():
             raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere")
         return bytes(path.read_bytes())
@@ -105,7 +106,7 @@ class Reader:
         return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
 
 
-def _local_file(path: Path) -> bytes:
+def _local_file(path: str) -> bytes:
     """All of a regular file; a pipe, which could be waited for without end, is not opened."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -82,7 +82,6 @@ def test_manifest_hashes_are_those_of_the_files(train):
         assert found[f"{record.name}.idx"] == record.index_sha256
         assert found[f"{record.name}.parquet"] == record.catalog_sha256
         assert (train / f"{record.name}.tar").stat().st_size == record.num_bytes
-        assert hashlib.md5((train / f"{record.name}.tar").read_bytes()).hexdigest() == record.md5
 
 
 @pytest.mark.parametrize("workers", [1, 3])
