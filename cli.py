@@ -12,7 +12,6 @@ import click
 
 from sharding.errors import AlexstreamError, DatasetError
 from sharding.storage import is_store_error, location
-from sharding.workers import without_pandas
 
 FOLDER = click.Path(path_type=Path, file_okay=True)
 
@@ -47,7 +46,6 @@ class _OneLineErrors(click.Group):
         """Run the command line."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **extra)
-        without_pandas()
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
         try:
             super().main(*args, standalone_mode=False, **extra)
@@ -211,7 +209,9 @@ def shard(
     from sharding.layout import EncodeRecipe
     from sharding.pack import ShardRequest, shard_all, summary
     from sharding.sources.class_list import classes_from
+    from sharding.workers import without_pandas
 
+    without_pandas()
     request = ShardRequest(
         source=src,
         folder=out,

@@ -45,17 +45,16 @@ class PixelSums:
     @property
     def sum_HWC(self) -> NDArray[np.int64]:
         """Per-pixel sums, int64 (H, W, C)."""
-        self._sum_HWC += self._recent_HWC
-        self._recent_HWC[:] = 0
-        self._num_recent = 0
-        return self._sum_HWC
+        return self._sum_HWC + self._recent_HWC
 
     def add(self, image_HWC: NDArray[np.uint8]) -> None:
         """Add one uint8 RGB image of the right shape. Raises ValueError for another shape or dtype."""
         if image_HWC.shape != self._sum_HWC.shape or image_HWC.dtype != np.uint8:
             raise ValueError(f"received {image_HWC.dtype} {image_HWC.shape}, expected uint8 {self._sum_HWC.shape}")
         if self._num_recent == RECENT_IMAGES:
-            _ = self.sum_HWC
+            self._sum_HWC += self._recent_HWC
+            self._recent_HWC[:] = 0
+            self._num_recent = 0
         self.num_images += 1
         self._num_recent += 1
         _add(np.ascontiguousarray(image_HWC).reshape(-1), self._recent_HWC.reshape(-1), self.product_CC)

@@ -103,18 +103,24 @@ def _attach(done: Any, stop: Any, parent: int) -> None:
 
 
 def without_pandas() -> None:
-    """Keep pyarrow from importing pandas where that is installed: a second for each process, and nothing uses it.
+    """Let pyarrow find no pandas: it imports it where it is installed, a second a process, and nothing here uses it.
 
-    For processes that are our own; a library must not do so to its caller.
+    pyarrow asks once and remembers. For processes that are our own; a library must not do so to its caller.
     """
-    if not any(isinstance(finder, _NoPandas) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _NoPandas())
+    finder = _NoPandas()
+    sys.meta_path.insert(0, finder)
+    try:
+        import pyarrow
+
+        pyarrow.array([0])
+    finally:
+        sys.meta_path.remove(finder)
 
 
 class _NoPandas(MetaPathFinder):
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "pandas":
-            raise ModuleNotFoundError("pandas is left out of this process: nothing in it needs it", name=name)
+            raise ModuleNotFoundError("left out", name=name)
 
 
 def _die_with_parent(parent: int) -> None:

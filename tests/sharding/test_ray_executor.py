@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -121,7 +122,9 @@ def test_ctrl_c_ends_a_private_ray_quietly_and_leaves_no_process_and_no_file():
         env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"TMPDIR": folder}
         command = [sys.executable, "-c", SLOW.format(root=str(ROOT))]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, start_new_session=True, env=env, **pipes) as process:
+        # A test run that was started in the background may ignore Ctrl-C, and would hand that on.
+        answer = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        with subprocess.Popen(command, start_new_session=True, env=env, preexec_fn=answer, **pipes) as process:
             assert process.stdout.readline() == "running\n"
             time.sleep(1)
             os.killpg(process.pid, signal.SIGINT)
