@@ -62,9 +62,11 @@ class _OneLineErrors(click.Group):
         except (click.Abort, KeyboardInterrupt):
             _fail("interrupted; what was finished is kept", 130)
         except Exception as error:
-            if not is_store_error(error):
-                raise
-            _fail(f"{str(error).splitlines()[0]} (from the object store; check its address and keys)", 1)
+            if is_store_error(error):
+                _fail(f"{str(error).splitlines()[0]} (from the object store; check its address and keys)", 1)
+            if isinstance(error, OSError):
+                _fail(str(error), 1)
+            raise
 
 
 def _fail(message: str, exit_code: int) -> None:

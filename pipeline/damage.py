@@ -1,4 +1,4 @@
-"""Which samples of a shard are no longer what was written: asked once decoding has failed, or before it matters."""
+"""Which samples of a shard are no longer what was written: asked once decoding has failed."""
 
 from __future__ import annotations
 

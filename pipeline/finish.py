@@ -6,7 +6,7 @@ the crop is (paper, section 2: "subtracting the mean activity over the training 
 
 from __future__ import annotations
 
-import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -56,20 +56,20 @@ class _Buffers:
     """Float batches that are used again once nobody holds them: fresh memory costs a page fault every 4 KiB."""
 
     def __init__(self) -> None:
-        self._arrays: list[NDArray[np.float32]] = []
+        # Each array with a weak reference to the view of it that was lent: tensors made of a view keep it alive.
+        self._lent: list[tuple[NDArray[np.float32], weakref.ref[Any]]] = []
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """An array (N, C, H, W) that is referred to from nowhere else; its content is whatever was there."""
-        for array in self._arrays:
-            if array.shape == shape and sys.getrefcount(array) == _UNHELD:
-                return array
-        array = np.empty(shape, np.float32)
-        self._arrays = [*(kept for kept in self._arrays if kept.shape == shape), array][-MAX_BUFFERS:]
-        return array
+        """A float32 array that nobody else refers to; its content is whatever was there."""
+        kept = [(array, view) for array, view in self._lent if array.shape == shape]
+        free = next((i for i, (_, view) in enumerate(kept) if view() is None), None)
+        array = np.empty(shape, np.float32) if free is None else kept.pop(free)[0]
+        lent = array.view()
+        self._lent = [*kept, (array, weakref.ref(lent))][-MAX_BUFFERS:]
+        return lent
 
 
 MAX_BUFFERS = 8
-_UNHELD = 3  # the list, the loop's variable, and getrefcount's argument
 
 
 @njit(cache=True, nogil=True)

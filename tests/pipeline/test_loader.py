@@ -89,6 +89,15 @@ def test_kept_shards_are_refused_with_what_to_do(sample_images, tmp_path):
         ShardedData(train=folder).facts()
 
 
+def test_a_finished_batch_is_not_overwritten_while_any_view_of_it_is_kept(data):
+    stream = data.training()
+    kept = next(stream).images_NCHW[3]
+    expected = kept.clone()
+    for _ in range(12):
+        next(stream)
+    assert torch.equal(kept, expected)
+
+
 def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
