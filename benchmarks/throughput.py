@@ -26,8 +26,10 @@ from machine import describe, result_path
 from pipeline.augment import PAPER, Augmenter
 from pipeline.batch import Part
 from pipeline.dataset import open_dataset
-from pipeline.graph import crop_batches
-from pipeline.loader import ShardedData, training_steps
+from pipeline.graph import Engine, crop_batches
+from pipeline.loader import ShardedData
+from pipeline.order import Order
+from pipeline.steps import training_steps
 from sharding.layout import load_manifest, load_stats
 from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
@@ -56,12 +58,14 @@ def streams(shards: Path) -> dict[str, Iterator[object]]:
     """The streams that are compared, each with one decoding thread per core."""
     data = open_dataset(shards)
     stats = load_stats(shards, load_manifest(shards))
-    steps = training_steps(data, Augmenter.of(PAPER, 0, 256, stats), BATCH, 0, Part())
+    augmenter = Augmenter.of(PAPER, 0, 256, stats)
+    steps = training_steps(data, augmenter, Order(num_samples=len(data), seed=0), BATCH, Part())
+    engine = Engine(batch_size=BATCH, num_threads=default_workers())
     common = {"train": shards, "batch_size": BATCH, "num_threads": default_workers()}
     return {
         "stream, augmentation on": ShardedData(**common).training(),
         "stream, augmentation off": ShardedData(**common, augmentation="none").training(),
-        "DALI alone (uint8 crops)": crop_batches(steps, BATCH, torch.device("cpu"), default_workers(), 2),
+        "DALI alone (uint8 crops)": crop_batches(data, steps, engine, augmenter),
     }
 
 

@@ -1,12 +1,14 @@
-"""Pure: (seed, epoch, sample) → crop, flip and lighting offset; and the NumPy reference of the whole sample path.
+"""Pure: (seed, epoch, sample) → crop, flip and lighting offset, as one of the named recipes says.
 
-Every draw is a function of (seed, epoch, sample id), so it is the same for any batch size, thread count,
-number of ranks and backend, and any batch can be had without those before it.
+Every draw is a function of (seed, epoch, sample id), so it is the same for any batch size, thread count, number of
+ranks and backend, and any batch can be had without those before it. Where a recipe lets a block of images share one
+crop, it is a function of (seed, epoch, place in the epoch's order ÷ block): no more dependent on the batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,14 @@ from pipeline.lighting import Lighting, divisor, offset_matrix
 from pipeline.philox import sample_words
 from sharding.layout import DatasetStats
 
-PURPOSE_CROP, PURPOSE_LIGHTING = 1, 2
+PURPOSE_CROP, PURPOSE_LIGHTING, PURPOSE_BLOCK = 1, 2, 3
+PURPOSE_BOX = 16  # and the ATTEMPTS - 1 numbers after it
+ATTEMPTS = 10
+BOX_AREA = (0.08, 1.0)  # share of the image's area
+BOX_RATIO = (3 / 4, 4 / 3)  # width ÷ height
+
+Crop = Literal["centre", "random", "resized"]
+Mean = Literal["window", "centre", "colour"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,20 +43,39 @@ class Draws:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """What is done to a training image: random crop, flip, lighting. ``NONE`` is the evaluation view."""
+    """A recipe: what is done to a training image, and what is subtracted from it.
 
-    random_crop: bool = True
+    ``crop``: ``random``, one of 33 × 33 windows of the standard 256 × 256 view; ``resized``, a box of the whole image
+    scaled to the crop's size; ``centre``. ``block``: how many consecutive images share one crop and flip.
+    ``mean``: the mean image at the crop's ``window``, at the ``centre`` whatever the crop, or the mean ``colour``.
+    ``unit_variance``: divide by the standard deviation of each channel.
+    """
+
+    crop: Crop = "random"
     flip: bool = True
     lighting: Lighting = "paper"
+    block: int = 1
+    mean: Mean = "window"
+    unit_variance: bool = False
 
-    def divisor(self) -> float:
-        """What the finished image is divided by (1 except for the original program's lighting)."""
-        return divisor(self.lighting)
+    def evaluation(self) -> Augmentation:
+        """The same without chance: the centre of the standard view, no lighting."""
+        return replace(self, crop="centre", flip=False, lighting="none", block=1)
+
+    def divisors(self, stats: DatasetStats) -> NDArray[np.float32]:
+        """What each channel is divided by at the end, float32 (3,): 1, if not 1.1 or the standard deviations."""
+        spread = np.sqrt(np.diag(np.array(stats.covariance_255))) if self.unit_variance else np.ones(3)
+        return (spread * divisor(self.lighting)).astype(np.float32)
 
 
 PAPER = Augmentation()
-NONE = Augmentation(random_crop=False, flip=False, lighting="none")
-AUGMENTATIONS = {"paper": PAPER, "none": NONE}
+NONE = PAPER.evaluation()
+# As the program of 2012 did: one crop and flip for 32 images, the mean's centre, √λ and ÷ 1.1 (see ``lighting``).
+ORIGINAL = Augmentation(lighting="original", block=32, mean="centre")
+# Szegedy et al. (2015), section 6: 8 to 100 % of the area, ratio 3/4 to 4/3; with the paper's lighting, as He et al.
+# (2016, section 3.4) trained residual networks. For shards made with --encode keep.
+INCEPTION = Augmentation(crop="resized", mean="colour", unit_variance=True)
+AUGMENTATIONS = {"paper": PAPER, "original": ORIGINAL, "inception": INCEPTION, "none": NONE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +97,67 @@ class Augmenter:
         matrix = offset_matrix(stats, augmentation.lighting)
         return cls(augmentation=augmentation, seed=seed, margin_px=size_px - CROP_PX, matrix_CC=matrix)
 
-    def draw(self, epochs: NDArray[np.int64], ids: NDArray[np.int64]) -> Draws:
-        """The draws for samples ``ids`` (int64, (n,)) in ``epochs`` (int64, (n,))."""
-        words = sample_words(self.seed, epochs, ids, PURPOSE_CROP)
+    def draw(self, epochs: NDArray[np.int64], ids: NDArray[np.int64], places: NDArray[np.int64] | None = None) -> Draws:
+        """The draws for samples ``ids`` in ``epochs``; int64 (n,) each, as ``places``, theirs in the epoch's order.
+
+        Only recipes whose images share a crop need the places. Raises ValueError if such a one gets none.
+        """
+        words = self._crop_words(epochs, ids, places)
         centre = np.full((len(ids), 2), self.margin_px // 2, np.int32)
-        yx = uniform_below(words[:, :2], self.margin_px + 1) if self.augmentation.random_crop else centre
+        random_crop = self.augmentation.crop == "random"
+        yx = uniform_below(words[:, :2], self.margin_px + 1) if random_crop else centre
         flip = (words[:, 2] >> 31) if self.augmentation.flip else np.zeros(len(ids))
         z = standard_normals(sample_words(self.seed, epochs, ids, PURPOSE_LIGHTING))
         return Draws(yx_N2=yx, flip_N=flip.astype(np.int32), rgb_N3=(z @ self.matrix_CC.T).astype(np.float32))
+
+    def _crop_words(
+        self, epochs: NDArray[np.int64], ids: NDArray[np.int64], places: NDArray[np.int64] | None
+    ) -> NDArray[np.uint32]:
+        block = self.augmentation.block
+        if block == 1:
+            return sample_words(self.seed, epochs, ids, PURPOSE_CROP)
+        if places is None:
+            raise ValueError(f"{block} images share a crop: their places in the epoch's order are needed")
+        return sample_words(self.seed, epochs, places // block, PURPOSE_BLOCK)
+
+    def boxes(
+        self, epochs: NDArray[np.int64], ids: NDArray[np.int64], sizes_N2: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Which box of each image becomes the crop: int32 (n, 4), y, x, height, width; ``sizes_N2``: height, width.
+
+        Area and logarithm of the ratio are uniform, the place too; of ten attempts the first that fits is taken, else
+        the largest centred box of an allowed ratio.
+        """
+        height, width = sizes_N2[:, 0], sizes_N2[:, 1]
+        chosen, found = _centred_boxes(height, width), np.zeros(len(ids), bool)
+        for attempt in range(ATTEMPTS):
+            words = sample_words(self.seed, epochs, ids, PURPOSE_BOX + attempt)
+            tall, wide = _box_sizes(words, height * width)
+            fits = ~found & (tall >= 1) & (wide >= 1) & (tall <= height) & (wide <= width)
+            y = _scaled(words[:, 2], height - tall + 1)
+            x = _scaled(words[:, 3], width - wide + 1)
+            chosen[fits] = np.stack([y, x, tall, wide], axis=1)[fits]
+            found |= fits
+        return chosen.astype(np.int32)
+
+
+def _box_sizes(words: NDArray[np.uint32], area: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    u = (words[:, :2].astype(np.float64) + 0.5) / 2.0**32
+    target = area * (BOX_AREA[0] + (BOX_AREA[1] - BOX_AREA[0]) * u[:, 0])
+    ratio = BOX_RATIO[0] * (BOX_RATIO[1] / BOX_RATIO[0]) ** u[:, 1]
+    tall, wide = np.rint(np.sqrt(target / ratio)), np.rint(np.sqrt(target * ratio))
+    return tall.astype(np.int64), wide.astype(np.int64)
+
+
+def _centred_boxes(height: NDArray[np.int64], width: NDArray[np.int64]) -> NDArray[np.int64]:
+    wide = np.minimum(width, np.rint(height * BOX_RATIO[1]).astype(np.int64))
+    tall = np.minimum(height, np.rint(width / BOX_RATIO[0]).astype(np.int64))
+    return np.stack([(height - tall) // 2, (width - wide) // 2, tall, wide], axis=1)
+
+
+def _scaled(words: NDArray[np.uint32], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integers uniform on 0..stop-1, each with a stop of its own (at least 1 is taken)."""
+    return ((words.astype(np.uint64) * np.maximum(stop, 1).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def uniform_below(words: NDArray[np.uint32], stop: int) -> NDArray[np.int32]:
@@ -96,25 +177,3 @@ def standard_normals(words: NDArray[np.uint32]) -> NDArray[np.float64]:
         ],
         axis=1,
     )
-
-
-def reference_crop(pixels_HWC: NDArray[np.uint8], yx: NDArray[np.int32], flip: int) -> NDArray[np.uint8]:
-    """The uint8 crop (3, 224, 224) that DALI must give for stored pixels (H, W, 3)."""
-    y, x = int(yx[0]), int(yx[1])
-    crop = pixels_HWC[y : y + CROP_PX, x : x + CROP_PX]
-    return np.ascontiguousarray((crop[:, ::-1] if flip else crop).transpose(2, 0, 1))
-
-
-def reference_finish(
-    crop_CHW: NDArray[np.uint8],
-    mean_image_HWC: NDArray[np.float64],
-    yx: NDArray[np.int32],
-    flip: int,
-    rgb: NDArray[np.float32],
-) -> NDArray[np.float64]:
-    """The finished image in float64: the crop, minus the mean at the same place, plus the offset (C, H, W)."""
-    y, x = int(yx[0]), int(yx[1])
-    window = mean_image_HWC[y : y + CROP_PX, x : x + CROP_PX]
-    mean_CHW = (window[:, ::-1] if flip else window).transpose(2, 0, 1)
-    finished: NDArray[np.float64] = crop_CHW.astype(np.float64) - mean_CHW + rgb.astype(np.float64)[:, None, None]
-    return finished

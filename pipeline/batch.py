@@ -94,6 +94,7 @@ class DataFacts:
     augmentation: str
     seed: int
     batch_size: int
+    order: str = "global"
 
 
 class TrainingData(Protocol):

@@ -1,14 +1,16 @@
-"""Opens a DATASET v1 folder for reading: catalog as arrays, shards as memory maps, everything checked first."""
+"""Opens a DATASET v1 folder for reading: catalog as arrays, shards as open files, everything checked first."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import StreamError
+from pipeline.errors import CUT_OFF, UNREADABLE, StreamError, UndecodedError
+from pipeline.shards import LocalShards
 from sharding import layout
 
 
@@ -22,21 +24,41 @@ class Dataset:
     offset_N: NDArray[np.int64]
     size_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
-    tars: tuple[NDArray[np.uint8], ...]
+    shards: LocalShards
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.label_N)
 
     def stored(self, sample: int) -> NDArray[np.uint8]:
-        """What is stored of a sample: a JPEG, uint8 (bytes,), or raw pixels, uint8 (H, W, 3).
+        """What is stored of a sample: an image file, uint8 (bytes,), or raw pixels, uint8 (H, W, 3).
 
-        A view of the mapped shard, nothing is copied.
+        Raises UndecodedError if the disk does not give it.
         """
-        start = self.offset_N[sample]
-        content: NDArray[np.uint8] = self.tars[self.shard_N[sample]][start : start + self.size_N[sample]]
+        return self.stored_of(np.array([sample]))[0]
+
+    def stored_of(self, ids_N: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """``stored`` of several samples."""
+        fds = self.shards.descriptors(self.shard_N[ids_N])
+        places = zip(fds, self.size_N[ids_N], self.offset_N[ids_N], ids_N, strict=True)
+        return [self._read(int(fd), int(size), int(offset), int(i)) for fd, size, offset, i in places]
+
+    def _read(self, fd: int, size: int, offset: int, sample: int) -> NDArray[np.uint8]:
+        try:
+            content = os.pread(fd, size, offset)
+        except OSError as error:
+            raise UndecodedError({sample: UNREADABLE}) from error
+        if len(content) != size:
+            raise UndecodedError({sample: CUT_OFF})
         size_px = self.manifest.encode.size_px
-        return content.reshape(size_px, size_px, 3) if self.manifest.encode.encoding == "raw" else content
+        pixels = np.frombuffer(content, np.uint8)
+        return pixels.reshape(size_px, size_px, 3) if self.manifest.encode.encoding == "raw" else pixels
+
+    def key_of(self, sample: int) -> str:
+        """The sample's key, read from the catalog of its shard."""
+        record = self.manifest.shards[self.shard_N[sample]]
+        row = sample - int(np.searchsorted(self.shard_N, self.shard_N[sample]))
+        return str(layout.load_catalog_shard(self.folder, record, ("key",))["key"][row])
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -46,11 +68,6 @@ def open_dataset(folder: Path) -> Dataset:
     shard is missing, has another size than the manifest says, or the catalog points outside it.
     """
     manifest = layout.load_manifest(folder)
-    if manifest.encode.encoding == "keep":
-        raise StreamError(
-            f"{folder}: stored with --encode keep; the training stream reads jpeg and raw shards: "
-            "shard the source again with --encode jpeg into another folder"
-        )
     columns = layout.load_catalog(folder, manifest, ("offset", "size", "label"))
     counts = [s.num_samples for s in manifest.shards]
     shard = np.repeat(np.arange(len(counts)), counts)
@@ -64,16 +81,5 @@ def open_dataset(folder: Path) -> Dataset:
         offset_N=columns["offset"],
         size_N=columns["size"],
         label_N=columns["label"],
-        tars=tuple(_map(folder / f"{s.name}.tar", s.num_bytes) for s in manifest.shards),
+        shards=LocalShards(folder, manifest.shards),
     )
-
-
-def _map(tar: Path, num_bytes: int) -> NDArray[np.uint8]:
-    """Map a shard; its size is checked first, since reading past the end of a mapping kills the process."""
-    size = tar.stat().st_size if tar.is_file() else -1
-    if size != num_bytes:
-        found = "is missing" if size < 0 else f"has {size} bytes"
-        raise StreamError(
-            f"shard {tar} {found}, but the manifest says {num_bytes} bytes; restore the shard or shard the source again"
-        )
-    return np.memmap(tar, np.uint8, "r")

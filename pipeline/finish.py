@@ -1,7 +1,7 @@
-"""The finish, on the training device: uint8 crops − mean window + lighting offset (÷ divisor) → float32.
+"""The finish, on the training device: uint8 crops − mean + lighting offset, ÷ divisor → float32.
 
-The mean is subtracted where it was measured: the window of the mean image at the crop's place, mirrored when
-the crop is (paper, section 2: "subtracting the mean activity over the training set from each pixel").
+On a CPU it is one compiled pass over each image into a buffer that is used again; on a GPU, one gather for the whole
+batch. Two roundings (three with a divisor), the same bits in both forms and in ``fused.c``.
 """
 
 from __future__ import annotations
@@ -15,77 +15,107 @@ from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.batch import CROP_PX, Batch, CropBatch
+from pipeline.mean import MeanPlanes
+
+# The ten views of the paper, section 4.1: corners and centre, then the same mirrored. Fractions of the margin.
+VIEWS = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))
+MAX_BUFFERS = 8
+ALIGNMENT = 64  # bytes, a cache line
 
 
 class Finish:
-    """Turns ``CropBatch`` into ``Batch``; holds the mean image and its mirror on the device, float32."""
+    """Turns ``CropBatch`` into ``Batch``; holds the mean's planes on the device, float32."""
 
-    def __init__(self, mean_image_HWC: NDArray[np.float64], device: torch.device, divisor: float = 1.0) -> None:
-        """Prepare for one data set's mean image (256, 256, 3), 0..255."""
-        mean_CHW = torch.from_numpy(mean_image_HWC.astype(np.float32)).permute(2, 0, 1).contiguous()
-        self._means_2CHW = torch.stack([mean_CHW, mean_CHW.flip(2)]).to(device)
-        self._margin = mean_CHW.shape[-1] - CROP_PX
-        self._divisor = divisor
-        self._buffers = _Buffers()
+    def __init__(self, mean: MeanPlanes, device: torch.device, divisors: NDArray[np.float32] | None = None) -> None:
+        """Prepare for one data set's mean; ``divisors`` float32 (3,), what each channel is divided by."""
+        self._mean = mean
+        self._planes = torch.from_numpy(mean.planes_2CMM).to(device)
+        self._divisors = np.ones(3, np.float32) if divisors is None else divisors
+        self._buffers = Buffers()
 
     def __call__(self, batch: CropBatch) -> Batch:
         """Finish a batch; the result is the caller's for as long as it is kept."""
-        images = self._one_by_one(batch) if batch.crops_NCHW.device.type == "cpu" else self._at_once(batch)
-        if self._divisor != 1.0:
-            images.div_(self._divisor)
+        images = self.one_by_one(batch) if batch.crops_NCHW.device.type == "cpu" else self.at_once(batch)
         return Batch(images_NCHW=images, labels_N=batch.labels_N, ids_N=batch.ids_N)
 
-    def _one_by_one(self, batch: CropBatch) -> torch.Tensor:
+    def views(self, batch: CropBatch) -> Batch:
+        """The ten views of whole images (N, C, S, S): ``images_NCHW`` is (N, 10, C, 224, 224)."""
+        margin = batch.crops_NCHW.shape[-1] - CROP_PX
+        each = [self(self._view(batch, margin * y // 2, margin * x // 2, f)) for f in (0, 1) for y, x in VIEWS]
+        images = torch.stack([view.images_NCHW for view in each], dim=1)
+        return Batch(images_NCHW=images, labels_N=batch.labels_N, ids_N=batch.ids_N)
+
+    def _view(self, batch: CropBatch, y: int, x: int, flip: int) -> CropBatch:
+        crops = batch.crops_NCHW[..., y : y + CROP_PX, x : x + CROP_PX]
+        yx = torch.tensor([y, x], dtype=torch.int32, device=crops.device).expand(len(crops), 2)
+        return CropBatch(
+            crops_NCHW=(crops.flip(3) if flip else crops).contiguous(), labels_N=batch.labels_N, ids_N=batch.ids_N,
+            yx_N2=yx.contiguous(), flip_N=torch.full_like(batch.flip_N, flip), rgb_N3=batch.rgb_N3,
+        )  # fmt: skip
+
+    def one_by_one(self, batch: CropBatch) -> torch.Tensor:
         """On a CPU: one pass over each image, into a buffer that an earlier batch has left."""
         images = self._buffers.take(tuple(batch.crops_NCHW.shape))
+        windows = self._mean.windows(batch.yx_N2.numpy(), batch.flip_N.numpy())
         _subtract_and_light(
-            batch.crops_NCHW.numpy(), self._means_2CHW.numpy(), batch.yx_N2.numpy(), batch.flip_N.numpy(),
-            batch.rgb_N3.numpy(), self._margin, images,
-        )  # fmt: skip
+            batch.crops_NCHW.numpy(), self._mean.planes_2CMM, windows, batch.rgb_N3.numpy(), self._divisors, images
+        )
         return torch.from_numpy(images)
 
-    def _at_once(self, batch: CropBatch) -> torch.Tensor:
+    def at_once(self, batch: CropBatch) -> torch.Tensor:
         """On a GPU: one gather of the mean windows for the whole batch."""
-        windows = self._means_2CHW.unfold(2, CROP_PX, 1).unfold(3, CROP_PX, 1)  # a view: (2, C, 33, 33, H, W)
-        y, x, flip = batch.yx_N2[:, 0].long(), batch.yx_N2[:, 1].long(), batch.flip_N.long()
-        mean_NCHW = windows[flip, :, y, torch.where(flip.bool(), self._margin - x, x)]
-        return batch.crops_NCHW.float().sub_(mean_NCHW).add_(batch.rgb_N3[:, :, None, None])
+        views = self._planes.unfold(2, CROP_PX, 1).unfold(3, CROP_PX, 1)  # a view: (2, C, margin+1, margin+1, H, W)
+        if self._mean.follows:
+            y, x, flip = batch.yx_N2[:, 0].long(), batch.yx_N2[:, 1].long(), batch.flip_N.long()
+            mean_NCHW = views[flip, :, y, torch.where(flip.bool(), self._mean.margin - x, x)]
+        else:
+            mean_NCHW = views[0, :, self._mean.margin // 2, self._mean.margin // 2]
+        images = batch.crops_NCHW.float().sub_(mean_NCHW).add_(batch.rgb_N3[:, :, None, None])
+        if (self._divisors != 1.0).any():
+            images.div_(torch.from_numpy(self._divisors).to(images.device)[:, None, None])
+        return images
 
 
-class _Buffers:
+class Buffers:
     """Float batches that are used again once nobody holds them: fresh memory costs a page fault every 4 KiB."""
 
     def __init__(self) -> None:
+        """None yet."""
         # Each array with a weak reference to the view of it that was lent: tensors made of a view keep it alive.
         self._lent: list[tuple[NDArray[np.float32], weakref.ref[Any]]] = []
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """A float32 array that nobody else refers to; its content is whatever was there."""
+        """A float32 array that nobody else refers to, aligned to cache lines; its content is whatever was there."""
         kept = [(array, view) for array, view in self._lent if array.shape == shape]
         free = next((i for i, (_, view) in enumerate(kept) if view() is None), None)
-        array = np.empty(shape, np.float32) if free is None else kept.pop(free)[0]
+        array = _aligned(shape) if free is None else kept.pop(free)[0]
         lent = array.view()
         self._lent = [*kept, (array, weakref.ref(lent))][-MAX_BUFFERS:]
         return lent
 
 
-MAX_BUFFERS = 8
+def _aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    size = int(np.prod(shape)) * 4
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 @njit(cache=True, nogil=True)
 def _subtract_and_light(
-    crops_NCHW: Any, means_2CHW: Any, yx_N2: Any, flip_N: Any, rgb_N3: Any, margin: int, out_NCHW: Any
+    crops_NCHW: Any, planes_2CMM: Any, windows_N3: Any, rgb_N3: Any, divisors_C: Any, out_NCHW: Any
 ) -> None:
-    """float32: crop − mean window, then + offset, two roundings as in the reference."""
+    """float32: crop − mean window, then + offset, then ÷ divisor: one rounding each, as in the reference."""
     count, channels, height, width = crops_NCHW.shape
     for i in range(count):
-        flip = 1 if flip_N[i] else 0
-        top = yx_N2[i, 0]
-        left = margin - yx_N2[i, 1] if flip else yx_N2[i, 1]
+        flip, top, left = windows_N3[i]
         for c in range(channels):
-            offset = rgb_N3[i, c]
+            offset, divisor = rgb_N3[i, c], divisors_C[c]
             for y in range(height):
                 crop, out = crops_NCHW[i, c, y], out_NCHW[i, c, y]
-                mean = means_2CHW[flip, c, top + y, left : left + width]
+                mean = planes_2CMM[flip, c, top + y, left : left + width]
                 for x in range(width):
                     out[x] = (np.float32(crop[x]) - mean[x]) + offset
+                if divisor != np.float32(1.0):
+                    for x in range(width):
+                        out[x] /= divisor

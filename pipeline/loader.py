@@ -1,53 +1,77 @@
-"""Data set folders → iterators of ``Batch``: order, draws, DALI graph, exchange and finish put together.
+"""Data set folders → iterators of ``Batch``: order, draws, graph, exchange and finish put together.
 
-Called by the command line, which hands a ``ShardedData`` to the trainer; see ``docs/decisions`` for the
-library use.
+Five lines feed any training loop::
+
+    from pipeline.loader import ShardedData
+
+    data = ShardedData(train="shards/train", val="shards/val", batch_size=128, num_threads=8)
+    for batch in data.training():      # endless; the state of the stream is the number of batches taken
+        loss = criterion(model(batch.images_NCHW), batch.labels_N)
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.augment import AUGMENTATIONS, NONE, Augmenter
+from pipeline import fused
+from pipeline.augment import AUGMENTATIONS, Augmentation, Augmenter
 from pipeline.batch import Batch, CropBatch, DataFacts, Exchange, Part, no_exchange
-from pipeline.damage import Damaged, damaged
+from pipeline.damage import Damaged, damaged, named
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.errors import StreamError
+from pipeline.errors import OUTCOMES, StreamError, UndecodedError
 from pipeline.finish import Finish
-from pipeline.graph import Step, crop_batches
-from pipeline.order import PADDING, evaluation_batch, training_batch
+from pipeline.graph import Engine, crop_batches, fused_batches
+from pipeline.mean import MeanPlanes
+from pipeline.order import Order
+from pipeline.steps import Given, Skipped, Steps, evaluation_steps, training_steps
 from sharding import layout
 
-logger = logging.getLogger(__name__)
+B = TypeVar("B")
+CPU = torch.device("cpu")
+CHOICES = {
+    "augmentation": tuple(AUGMENTATIONS),
+    "order": ("global", "grouped"),
+    "on_bad_sample": ("fail", "skip"),
+    "decoder": ("auto", "dali"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardedData:
     """The batches of a training run: a training split, an optional validation split, and how they are streamed.
 
-    ``batch_size`` is that of the whole replica, ``seed`` decides order and augmentation, ``num_threads`` are
-    DALI's decoding threads in each process, ``prefetch`` the batches decoded ahead. ``on_bad_sample``: ``fail`` at a
-    sample that no longer decodes, or ``skip`` it (logged; the next one takes its place, validation leaves it out).
-    Opens nothing until asked.
+    ``batch_size`` is that of the whole replica, ``seed`` decides order and augmentation, ``augmentation`` is a recipe
+    (paper, original, inception, none). ``order``: ``global``, or ``grouped`` for disks and object stores that want
+    long reads: a few shards are mixed at a time. ``num_threads`` are DALI's threads in each process, ``prefetch`` the
+    batches decoded ahead. ``on_bad_sample``: ``fail`` at a sample that no longer decodes, or ``skip`` it (logged; the
+    next one takes its place, validation leaves it out). ``decoder``: ``dali`` keeps the compiled operator out.
+    Opens nothing until asked. Raises StreamError for a choice that does not exist.
     """
 
-    train: Path
-    val: Path | None = None
+    train: Path | str
+    val: Path | str | None = None
     batch_size: int = 128
     seed: int = 1
     augmentation: str = "paper"
+    order: str = "global"
     num_threads: int = 1
     prefetch: int = 2
     on_bad_sample: str = "fail"
+    decoder: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise StreamError(f"{name}: received {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
 
     def facts(self) -> DataFacts:
         """Open and check both splits, and describe them.
@@ -55,9 +79,9 @@ class ShardedData:
         Raises DatasetError or StreamError if a file is missing or does not match its digest, or if the two
         splits have different classes.
         """
-        train = open_dataset(self.train)
-        self._stats_and_mean(train)
-        val = open_dataset(self.val) if self.val is not None else None
+        train = open_dataset(Path(self.train))
+        _Statistics.of(train)
+        val = open_dataset(Path(self.val)) if self.val is not None else None
         if val is not None and val.manifest.classes != train.manifest.classes:
             raise StreamError(
                 f"{self.val} has {len(val.manifest.classes)} classes and {self.train} has "
@@ -73,144 +97,152 @@ class ShardedData:
             augmentation=self.augmentation,
             seed=self.seed,
             batch_size=self.batch_size,
+            order=self.order,
         )
 
     def training(
-        self,
-        start_step: int = 0,
-        part: Part = Part(),
-        exchange: Exchange = no_exchange,
-        device: torch.device = torch.device("cpu"),
+        self, start_step: int = 0, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU
     ) -> Iterator[Batch]:
         """Endless training batches from step ``start_step`` on, as ``TrainingData.training``."""
-        data = open_dataset(self.train)
-        stats, mean = self._stats_and_mean(data)
-        augmentation = AUGMENTATIONS[self.augmentation]
-        augmenter = Augmenter.of(augmentation, self.seed, data.manifest.encode.size_px, stats)
+        data, recipe = open_dataset(Path(self.train)), AUGMENTATIONS[self.augmentation]
+        statistics = _Statistics.of(data)
+        augmenter = Augmenter.of(recipe, self.seed, data.manifest.encode.size_px, statistics.stats)
         skipped = Skipped()
-        steps = training_steps(data, augmenter, self.batch_size, self.seed, part, skipped)
-        crops = self._crops(data, lambda i: steps(start_step + i), skipped, part, device)
-        return finished(crops, exchange, Finish(mean, device, augmentation.divisor()))
+        steps = training_steps(data, augmenter, self._order(data), self.batch_size, part, skipped)
+        stream = _Stream(self, data, augmenter, statistics, skipped, self._engine(part, device))
+        return stream.batches(lambda i: steps(start_step + i), exchange)
+
+    def epoch(
+        self, epoch: int, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU
+    ) -> Iterator[Batch]:
+        """The whole batches of one epoch: steps ``epoch``·k to (``epoch`` + 1)·k, k = samples ÷ batch size, rounded down.
+
+        For loops that count in epochs. What an epoch leaves over opens the next, so no sample is lost.
+        """
+        steps = len(open_dataset(Path(self.train))) // self.batch_size
+        return islice(self.training(epoch * steps, part, exchange, device), steps)
 
     def validation(
-        self,
-        part: Part = Part(),
-        exchange: Exchange = no_exchange,
-        device: torch.device = torch.device("cpu"),
+        self, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU, views: int = 1
     ) -> Iterator[Batch]:
-        """One pass over the validation split, as ``TrainingData.validation``. Nothing, if there is none."""
+        """One pass over the validation split, as ``TrainingData.validation``. Nothing, if there is none.
+
+        ``views``: 1, the centre, or 10, from one decode: ``images_NCHW`` is then (N, 10, C, H, W), the four corners
+        and the centre, then the same mirrored (paper, section 4.1). Raises ValueError for another number.
+        """
+        if views not in (1, 10):
+            raise ValueError(f"views: received {views}, expected 1 or 10")
         if self.val is None:
             return iter(())
-        stats, mean = self._stats_and_mean(open_dataset(self.train))
-        data = open_dataset(self.val)
-        augmenter = Augmenter.of(NONE, self.seed, data.manifest.encode.size_px, stats)
+        recipe = AUGMENTATIONS[self.augmentation].evaluation()
+        statistics, data = _Statistics.of(open_dataset(Path(self.train))), open_dataset(Path(self.val))
+        augmenter = Augmenter.of(recipe, self.seed, data.manifest.encode.size_px, statistics.stats)
         skipped = Skipped()
         steps = evaluation_steps(data, augmenter, self.batch_size, part, skipped)
-        return finished(self._crops(data, steps, skipped, part, device), exchange, Finish(mean, device))
+        stream = _Stream(self, data, augmenter, statistics, skipped, self._engine(part, device))
+        return stream.batches(steps, exchange, views=views)
 
-    def _stats_and_mean(self, train: Dataset) -> tuple[layout.DatasetStats, np.ndarray]:
+    def decode_path(self, device: torch.device = CPU, exchanged: bool = False) -> str:
+        """Which way the images of ``training`` take on ``device``, in a sentence for people."""
+        encoding = layout.load_manifest(Path(self.train)).encode.encoding
+        if device.type == "cuda":
+            return f"{encoding} shards, decoded on the GPU by nvJPEG (its hardware decoder where there is one)"
+        if self._operator(encoding, CPU, exchanged) is not None:
+            return f"{encoding} shards, decoded and finished in one compiled operator, {self.num_threads} thread(s)"
+        return f"{encoding} shards, decoded by DALI on the CPU, {self.num_threads} thread(s)"
+
+    def _order(self, data: Dataset) -> Order:
+        sizes = tuple(record.num_samples for record in data.manifest.shards)
+        return Order(num_samples=len(data), seed=self.seed, kind=self.order, shard_sizes=sizes)
+
+    def _engine(self, part: Part, device: torch.device) -> Engine:
+        part.of(self.batch_size)
+        size = self.batch_size // part.count
+        return Engine(batch_size=size, device=device, num_threads=self.num_threads, prefetch=self.prefetch)
+
+    def _operator(self, encoding: str, device: torch.device, exchanged: bool) -> int | None:
+        """The compiled operator where it can be used: standard views, whole batches, on a CPU."""
+        boxed = AUGMENTATIONS[self.augmentation].crop == "resized"
+        if self.decoder == "dali" or encoding == "keep" or boxed or exchanged or device.type != "cpu":
+            return None
+        return fused.operator()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Statistics:
+    """What the finish needs of the training split."""
+
+    stats: layout.DatasetStats
+    mean_image_HWC: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, train: Dataset) -> _Statistics:
         stats = layout.load_stats(train.folder, train.manifest)
-        return stats, layout.load_mean_image(train.folder, stats)
+        return cls(stats=stats, mean_image_HWC=layout.load_mean_image(train.folder, stats))
 
-    def _crops(
-        self, data: Dataset, source: Callable[[int], Step], skipped: Skipped, part: Part, device: torch.device
-    ) -> Iterator[CropBatch]:
-        """The graph's batches. DALI gives up at a damaged sample: it is found, and named or passed over."""
-        size, done = self.batch_size // part.count, 0
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One run over steps: which graph, and what happens at a sample that gives no image."""
+
+    options: ShardedData
+    data: Dataset
+    augmenter: Augmenter
+    statistics: _Statistics
+    skipped: Skipped
+    engine: Engine
+
+    def batches(self, steps: Steps, exchange: Exchange, views: int = 1) -> Iterator[Batch]:
+        """Finished batches."""
+        recipe, stats = self.augmenter.augmentation, self.statistics.stats
+        mean = MeanPlanes.of(recipe.mean, self.statistics.mean_image_HWC, stats)
+        divisors = recipe.divisors(stats)
+        exchanged = exchange is not no_exchange or views > 1
+        operator = self.options._operator(self.data.manifest.encode.encoding, self.engine.device, exchanged)
+        if operator is not None:
+            compiled = operator
+
+            def run(given: Steps) -> Iterator[Batch]:
+                return fused_batches(self.data, given, self.engine, mean, divisors, compiled)
+
+            return self._unfailing(steps, run)
+        finish = Finish(mean, self.engine.device, divisors)
+
+        def crops(given: Steps) -> Iterator[CropBatch]:
+            return crop_batches(self.data, given, self.engine, self.augmenter, whole=views > 1)
+
+        return finished(self._unfailing(steps, crops), exchange, finish.views if views > 1 else finish)
+
+    def _unfailing(self, steps: Steps, run: Callable[[Steps], Iterator[B]]) -> Iterator[B]:
+        """``run``'s batches. It gives up at a bad sample: that is found, and named or passed over, and on it goes."""
+        done = 0
         while True:
-            given = _Given(source, done, keep=self.prefetch + 2)
-            crops = crop_batches(given, size, device, self.num_threads, self.prefetch, data.manifest.encode.encoding)
+            given = Given(steps, done, keep=self.engine.prefetch + 2)
             try:
-                for batch in crops:
+                for batch in run(given):
                     done += 1
                     yield batch
                 return
-            except RuntimeError as error:
-                found = damaged(data, given.samples())
+            except (RuntimeError, ValueError, OSError) as error:
+                found = self._bad(error, given)
                 if not found:
                     remedy = "find the damage with: cli.py verify"
-                    raise StreamError(f"{data.folder}: {_first_line(error)}; {remedy}") from error
-                if self.on_bad_sample == "fail":
-                    raise found[0].error(data) from error
-                skipped.add(found)
+                    raise StreamError(f"{self.data.folder}: {_first_line(error)}; {remedy}") from error
+                if self.options.on_bad_sample == "fail":
+                    raise found[0].error(self.data) from error
+                self.skipped.add(found)
+
+    def _bad(self, error: Exception, given: Given) -> list[Damaged]:
+        if not isinstance(error, UndecodedError):
+            return damaged(self.data, given.samples())
+        changed = {one.sample: one for one in damaged(self.data, error.outcomes)}
+        return [
+            changed.get(sample) or named(self.data, sample, OUTCOMES[outcome])
+            for sample, outcome in sorted(error.outcomes.items())
+        ]
 
 
-class _Given:
-    """A source of steps from number ``begin`` on, which remembers the last ones it gave: DALI names no sample."""
-
-    def __init__(self, source: Callable[[int], Step], begin: int, keep: int) -> None:
-        self._source, self._begin = source, begin
-        self._recent: deque[Step] = deque(maxlen=keep)
-
-    def __call__(self, number: int) -> Step:
-        self._recent.append(self._source(self._begin + number))
-        return self._recent[-1]
-
-    def samples(self) -> set[int]:
-        """Ids of the samples in the steps that may have failed."""
-        return {int(sample) for step in self._recent for sample in step[2]}
-
-
-class Skipped:
-    """Samples that are passed over, since they no longer decode; each is logged once as it is found."""
-
-    def __init__(self) -> None:
-        """None yet."""
-        self._samples: set[int] = set()
-
-    def add(self, found: Sequence[Damaged]) -> None:
-        """Pass these over from now on."""
-        self._samples.update(one.sample for one in found)
-        for one in found:
-            logger.warning("sample %s in %s.tar is damaged; passed over (%d so far)", one.key, one.shard, len(self))
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._samples)
-
-    def __contains__(self, sample: int) -> bool:
-        """Whether a sample is passed over."""
-        return sample in self._samples
-
-    def replaced(self, ids_N: NDArray[np.int64], num_samples: int) -> NDArray[np.int64]:
-        """Each skipped id becomes the next one that is not: batches stay full, whatever the number of ranks."""
-        if not self._samples:
-            return ids_N
-        if len(self) >= num_samples:
-            raise StreamError(f"all {num_samples} samples are damaged; restore the shards or shard the source again")
-        return np.array([next(j % num_samples for j in count(int(i)) if j % num_samples not in self) for i in ids_N])
-
-
-def training_steps(
-    data: Dataset, augmenter: Augmenter, batch_size: int, seed: int, part: Part, skipped: Skipped | None = None
-) -> Callable[[int], Step]:
-    """Step number → this part's samples and draws."""
-    mine, left_out = part.of(batch_size), Skipped() if skipped is None else skipped
-
-    def step(number: int) -> Step:
-        epochs, ids = training_batch(len(data), batch_size, seed, number)
-        return _samples(data, augmenter, epochs[mine], left_out.replaced(ids[mine], len(data)))
-
-    return step
-
-
-def evaluation_steps(
-    data: Dataset, augmenter: Augmenter, batch_size: int, part: Part, skipped: Skipped
-) -> Callable[[int], Step]:
-    """As ``training_steps`` for one pass in catalog order; raises StopIteration at the end."""
-    mine = part.of(batch_size)
-
-    def step(number: int) -> Step:
-        if number * batch_size >= len(data):
-            raise StopIteration
-        ids = evaluation_batch(len(data), batch_size, number)[mine]
-        ids = np.where([int(i) in skipped for i in ids], PADDING, ids)
-        return _samples(data, augmenter, np.zeros_like(ids), ids)
-
-    return step
-
-
-def finished(crops: Iterator[CropBatch], exchange: Exchange, finish: Finish) -> Iterator[Batch]:
+def finished(crops: Iterator[CropBatch], exchange: Exchange, finish: Callable[[CropBatch], Batch]) -> Iterator[Batch]:
     """Exchange and finish batches; the exchange of the next batch runs while the consumer uses this one."""
     waiting: Callable[[], CropBatch] | None = None
     for part in crops:
@@ -222,13 +254,6 @@ def finished(crops: Iterator[CropBatch], exchange: Exchange, finish: Finish) -> 
         yield finish(waiting())
 
 
-def _samples(data: Dataset, augmenter: Augmenter, epochs: np.ndarray, ids: np.ndarray) -> Step:
-    draws = augmenter.draw(epochs, ids)
-    real = np.where(ids == PADDING, 0, ids)
-    labels = np.where(ids == PADDING, PADDING, data.label_N[real])
-    return [data.stored(i) for i in real], labels, ids, draws.yx_N2, draws.flip_N, draws.rgb_N3
-
-
-def _first_line(error: RuntimeError) -> str:
+def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if "ecode" in line), lines[0] if lines else "DALI failed")

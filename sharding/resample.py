@@ -33,17 +33,29 @@ def resize_square(image_HWC: Uint8, size_px: int, resize_filter: str) -> Uint8:
     """
     height, width, _ = image_HWC.shape
     side = min(height, width)
-    ys, y_weights = _taps(resize_filter, height, (height - side) / 2, side, size_px)
-    xs, x_weights = _taps(resize_filter, width, (width - side) / 2, side, size_px)
-    left, right = int(xs[0]), int(xs[-1]) + x_weights.shape[1]
-    rows = np.ascontiguousarray(image_HWC).reshape(height, width * 3)[:, 3 * left : 3 * right]
+    return resize_box(image_HWC, ((height - side) / 2, (width - side) / 2, side, side), size_px, resize_filter)
+
+
+def resize_box(image_HWC: Uint8, box: tuple[float, float, float, float], size_px: int, resize_filter: str) -> Uint8:
+    """A box (top, left, height, width; fractions allowed) of a uint8 RGB image (H, W, 3) → (size_px, size_px, 3).
+
+    The filter reaches beyond the box where the image does.
+    """
+    height, width, _ = image_HWC.shape
+    top, left, tall, wide = box
+    ys, y_weights = _taps(resize_filter, height, top, tall, size_px)
+    xs, x_weights = _taps(resize_filter, width, left, wide, size_px)
+    first, last = int(xs[0]), int(xs[-1]) + x_weights.shape[1]
+    rows = np.ascontiguousarray(image_HWC).reshape(height, width * 3)[:, 3 * first : 3 * last]
     out = np.empty((size_px, size_px, 3), np.uint8)
-    _resample(rows, ys, y_weights, xs - left, x_weights, out)
+    _resample(rows, ys, y_weights, xs - first, x_weights, out)
     return out
 
 
 @lru_cache(maxsize=1024)
-def _taps(resize_filter: str, length: int, begin: float, side: int, size_px: int) -> tuple[NDArray[np.int64], Float32]:
+def _taps(
+    resize_filter: str, length: int, begin: float, side: float, size_px: int
+) -> tuple[NDArray[np.int64], Float32]:
     """For each of ``size_px`` output pixels its first source pixel (S,) and the weights from there on (S, K)."""
     number, support = FILTERS[resize_filter]
     scale = side / size_px
@@ -99,7 +111,7 @@ def _sin_pi(x: float) -> float:
     return -total if whole % 2 else total
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _resample(rows: Uint8, ys: Any, y_weights: Float32, xs: Any, x_weights: Float32, out: Uint8) -> None:
     """Blocks of output rows: vertically, turn the block over, horizontally over what are now contiguous lines."""
     size, length = out.shape[0], rows.shape[1]

@@ -43,7 +43,7 @@ class Checkpoint:
     def require(self, facts: DataFacts, recipe: Recipe, origin: Path) -> None:
         """Raise CheckpointError, naming both values, unless this run has the same data, order and recipe."""
         want = {**_identity(facts), **asdict(recipe)}
-        have = {**self.data, **asdict(self.recipe)}
+        have = {"order": "global", **self.data, **asdict(self.recipe)}  # the only order there was, once
         for name, value in want.items():
             if have.get(name) != value:
                 raise CheckpointError(
@@ -107,7 +107,7 @@ def checkpoint_data(facts: DataFacts) -> dict[str, Any]:
 
 
 def _identity(facts: DataFacts) -> dict[str, Any]:
-    names = ("train_digest", "augmentation", "seed", "batch_size")
+    names = ("train_digest", "augmentation", "order", "seed", "batch_size")
     return {name: getattr(facts, name) for name in names}
 
 

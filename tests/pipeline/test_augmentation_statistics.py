@@ -17,10 +17,12 @@ from pipeline.augment import PAPER, Augmentation, Augmenter, Draws, uniform_belo
 from pipeline.batch import Part
 from pipeline.dataset import open_dataset
 from pipeline.finish import Finish
-from pipeline.graph import crop_batches
+from pipeline.graph import Engine, crop_batches
 from pipeline.lighting import offset_matrix
-from pipeline.loader import training_steps
+from pipeline.mean import MeanPlanes
+from pipeline.order import Order
 from pipeline.philox import sample_words
+from pipeline.steps import training_steps
 from sharding.layout import load_mean_image, load_stats
 from tests.pipeline.formula_checks import (
     check_constant,
@@ -40,8 +42,9 @@ POSITIONS = 33
 
 def crops_of(data, augmenter, num_samples):
     """CropBatches of the real stream with any augmenter."""
-    steps = training_steps(data, augmenter, BATCH, SEED, Part())
-    return islice(crop_batches(steps, BATCH, CPU, 2, 2), num_samples // BATCH)
+    order = Order(num_samples=len(data), seed=SEED)
+    steps = training_steps(data, augmenter, order, BATCH, Part())
+    return islice(crop_batches(data, steps, Engine(batch_size=BATCH, num_threads=2), augmenter), num_samples // BATCH)
 
 
 @dataclass
@@ -87,7 +90,7 @@ def lit(sample_shards):
     stats = load_stats(data.folder, data.manifest)
     # 64 of the 67 samples, so that batches and epochs line up and every epoch is whole.
     data = replace(data, **{f: getattr(data, f)[:64] for f in ("shard_N", "offset_N", "size_N", "label_N")})
-    return Lit(data, stats, Finish(load_mean_image(data.folder, stats), CPU))
+    return Lit(data, stats, Finish(MeanPlanes.of("window", load_mean_image(data.folder, stats), stats), CPU))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,7 @@ def test_eigenvectors_as_rows_are_caught(lit):
 class AlphaFrozenOverEpochs(Augmenter):
     """Broken: an image keeps its α for ever."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         draws = Augmenter.draw(self, np.zeros_like(epochs), ids)
         return replace(Augmenter.draw(self, epochs, ids), rgb_N3=draws.rgb_N3)
 
@@ -163,7 +166,7 @@ class AlphaFrozenOverEpochs(Augmenter):
 class AlphaSharedByBatch(Augmenter):
     """Broken: one α for all images of a batch."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         draws = Augmenter.draw(self, epochs, ids)
         return replace(draws, rgb_N3=np.broadcast_to(draws.rgb_N3[:1], draws.rgb_N3.shape).copy())
 
@@ -171,7 +174,7 @@ class AlphaSharedByBatch(Augmenter):
 class AlphaUniform(Augmenter):
     """Broken: α of the right variance, but not Gaussian."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         words = sample_words(self.seed, epochs, ids, 9)[:, :3]
         z = (words / 2.0**32 - 0.5) * np.sqrt(12)
         return replace(Augmenter.draw(self, epochs, ids), rgb_N3=(z @ self.matrix_CC.T).astype(np.float32))
@@ -180,7 +183,7 @@ class AlphaUniform(Augmenter):
 class AlphaPositive(Augmenter):
     """Broken: only ever brightens."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         draws = Augmenter.draw(self, epochs, ids)
         return replace(draws, rgb_N3=np.abs(draws.rgb_N3))
 
@@ -301,7 +304,7 @@ def test_crops_and_flips_of_one_image_say_nothing_about_its_neighbours(places, v
 class EdgesAtHalfWeight(Augmenter):
     """Broken: round(32 u) instead of floor(33 u), what DALI's continuous ``crop_pos`` does."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         words = sample_words(self.seed, epochs, ids, 1)[:, :2]
         yx = np.rint(words / 2.0**32 * self.margin_px).astype(np.int32)
         return replace(Augmenter.draw(self, epochs, ids), yx_N2=yx)
@@ -310,7 +313,7 @@ class EdgesAtHalfWeight(Augmenter):
 class FlipsUnfair(Augmenter):
     """Broken: three of five are mirrored."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         words = sample_words(self.seed, epochs, ids, 1)
         return replace(Augmenter.draw(self, epochs, ids), flip_N=(uniform_below(words[:, 2], 5) < 3).astype(np.int32))
 
@@ -318,7 +321,7 @@ class FlipsUnfair(Augmenter):
 class FlipTiedToCrop(Augmenter):
     """Broken: fair, but decided by the crop's column."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         draws = Augmenter.draw(self, epochs, ids)
         return replace(draws, flip_N=(draws.yx_N2[:, 1] % 2).astype(np.int32))
 
@@ -326,7 +329,7 @@ class FlipTiedToCrop(Augmenter):
 class RowIsColumn(Augmenter):
     """Broken: one number for both corners."""
 
-    def draw(self, epochs, ids):
+    def draw(self, epochs, ids, places=None):
         draws = Augmenter.draw(self, epochs, ids)
         return Draws(yx_N2=draws.yx_N2[:, [0, 0]].copy(), flip_N=draws.flip_N, rgb_N3=draws.rgb_N3)
 

@@ -11,14 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.augment import PAPER, Augmenter, reference_crop, reference_finish
+from pipeline.augment import AUGMENTATIONS, Augmenter
 from pipeline.batch import CropBatch, Part
 from pipeline.dataset import open_dataset
 from pipeline.errors import StreamError
 from pipeline.finish import Finish
-from pipeline.graph import crop_batches
-from pipeline.loader import ShardedData, training_steps
-from pipeline.order import training_batch
+from pipeline.graph import Engine, crop_batches
+from pipeline.loader import ShardedData
+from pipeline.mean import MeanPlanes
+from pipeline.order import Order
+from pipeline.reference import reference_crop, reference_decode, reference_image
+from pipeline.steps import training_steps
 from sharding import layout
 from sharding.errors import DatasetError
 from sharding.layout import EncodeRecipe
@@ -32,61 +35,61 @@ def data(sample_shards):
     return ShardedData(train=sample_shards / "train", val=sample_shards / "val", batch_size=16, seed=5)
 
 
+@pytest.fixture(scope="module")
+def raw_shards(sample_images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw") / "train"
+    shard(ShardRequest(source=sample_images / "train", folder=folder, encode=EncodeRecipe(encoding="raw")), quiet=True)
+    return folder
+
+
 @pytest.fixture
 def copy(sample_shards, tmp_path):
     """A data set that a test may break."""
     return shutil.copytree(sample_shards / "train", tmp_path / "train")
 
 
-def test_crops_equal_the_numpy_reference_bit_for_bit_and_finished_images_within_one_ulp(sample_shards):
-    opened = open_dataset(sample_shards / "train")
-    stats = layout.load_stats(opened.folder, opened.manifest)
-    mean = layout.load_mean_image(opened.folder, stats)
-    augmenter = Augmenter.of(PAPER, 5, 256, stats)
-    finish = Finish(mean, CPU)
-    steps = training_steps(opened, augmenter, 16, 5, Part())
-    for step, crops in enumerate(islice(crop_batches(steps, 16, CPU, 1, 2), 8)):
-        draws = augmenter.draw(*training_batch(len(opened), 16, 5, step))
-        finished = finish(crops)
+def opened_with(folder, recipe="paper", seed=5, **order):
+    """A data set, its statistics and mean image, an augmenter and its steps in batches of 16."""
+    data = open_dataset(folder)
+    stats = layout.load_stats(folder, data.manifest)
+    augmenter = Augmenter.of(AUGMENTATIONS[recipe], seed, data.manifest.encode.size_px, stats)
+    sizes = tuple(record.num_samples for record in data.manifest.shards)
+    steps = training_steps(data, augmenter, Order(num_samples=len(data), seed=seed, shard_sizes=sizes), 16, Part())
+    return data, stats, layout.load_mean_image(folder, stats), augmenter, steps
+
+
+@pytest.mark.parametrize("recipe", ["paper", "original", "none"])
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_crops_equal_the_numpy_reference_bit_for_bit_and_finished_images_within_two_ulp(
+    sample_shards, raw_shards, recipe, encoding
+):
+    folder = sample_shards / "train" if encoding == "jpeg" else raw_shards
+    data, stats, mean, augmenter, steps = opened_with(folder, recipe)
+    augmentation = augmenter.augmentation
+    finish = Finish(MeanPlanes.of(augmentation.mean, mean, stats), CPU, augmentation.divisors(stats))
+    live = ShardedData(train=folder, batch_size=16, seed=5, augmentation=recipe).training()
+    for number, crops in enumerate(islice(crop_batches(data, steps, Engine(batch_size=16), augmenter), 8)):
+        draws, finished, streamed = steps(number).draws, finish(crops), next(live)
+        assert torch.equal(finished.images_NCHW, streamed.images_NCHW), "the stream departs from its parts"
         for i, sample in enumerate(crops.ids_N.tolist()):
-            pixels = np.asarray(Image.open(io.BytesIO(opened.stored(sample).tobytes())).convert("RGB"))
+            stored = data.stored(sample)
+            pixels = stored if encoding == "raw" else reference_decode(stored.tobytes())
             yx, flip, rgb = draws.yx_N2[i], int(draws.flip_N[i]), draws.rgb_N3[i]
             crop = reference_crop(pixels, yx, flip)
             assert np.array_equal(crops.crops_NCHW[i].numpy(), crop)
-            expected = reference_finish(crop, mean, yx, flip, rgb)
-            # values stay below 512, where float32 has steps of 2^-15; two roundings, and the mean's own
+            expected = reference_image(crop, mean, stats, augmentation, (yx, flip, rgb))
+            # |values| < 512 where float32 has steps of 2^-15: at most two of them
             assert np.abs(finished.images_NCHW[i].numpy() - expected).max() <= 2 * 2**-15
-            assert finished.labels_N[i] == opened.label_N[sample]
+            assert finished.labels_N[i] == data.label_N[sample]
 
 
-def test_both_forms_of_the_finish_give_the_same_bits(data):
-    opened = open_dataset(data.train)
-    stats = layout.load_stats(opened.folder, opened.manifest)
-    finish = Finish(layout.load_mean_image(opened.folder, stats), CPU)
-    steps = training_steps(opened, Augmenter.of(PAPER, 5, 256, stats), 16, 5, Part())
-    crops = next(crop_batches(steps, 16, CPU, 1, 2))
-    assert torch.equal(finish._one_by_one(crops), finish._at_once(crops))
-
-
-def test_raw_shards_give_crops_of_the_stored_pixels(sample_images, tmp_path):
-    folder = tmp_path / "train"
-    shard(ShardRequest(source=sample_images / "train", folder=folder, encode=EncodeRecipe(encoding="raw")), quiet=True)
-    opened = open_dataset(folder)
-    augmenter = Augmenter.of(PAPER, 5, 256, layout.load_stats(folder, opened.manifest))
-    steps = training_steps(opened, augmenter, 16, 5, Part())
-    for step, crops in enumerate(islice(crop_batches(steps, 16, CPU, 1, 2, "raw"), 5)):
-        draws = augmenter.draw(*training_batch(len(opened), 16, 5, step))
-        for i, sample in enumerate(crops.ids_N.tolist()):
-            crop = reference_crop(opened.stored(sample), draws.yx_N2[i], int(draws.flip_N[i]))
-            assert np.array_equal(crops.crops_NCHW[i].numpy(), crop)
-    assert len(list(islice(ShardedData(train=folder, batch_size=16).training(), 3))) == 3
-
-
-def test_kept_shards_are_refused_with_what_to_do(sample_images, tmp_path):
-    folder = tmp_path / "train"
-    shard(ShardRequest(source=sample_images / "train", folder=folder, encode=EncodeRecipe(encoding="keep")), quiet=True)
-    with pytest.raises(StreamError, match="--encode jpeg"):
-        ShardedData(train=folder).facts()
+@pytest.mark.parametrize("recipe", ["paper", "original", "inception"])
+def test_both_forms_of_the_finish_give_the_same_bits(data, recipe):
+    opened, stats, mean, augmenter, steps = opened_with(data.train, recipe)
+    augmentation = augmenter.augmentation
+    finish = Finish(MeanPlanes.of(augmentation.mean, mean, stats), CPU, augmentation.divisors(stats))
+    crops = next(crop_batches(opened, steps, Engine(batch_size=16), augmenter))
+    assert torch.equal(finish.one_by_one(crops), finish.at_once(crops))
 
 
 def test_a_finished_batch_is_not_overwritten_while_any_view_of_it_is_kept(data):
@@ -119,8 +122,10 @@ def test_a_stream_started_in_the_middle_continues_the_undisturbed_one(data):
         assert all(same(a, b) for a, b in zip(whole[start:], batches(data.training(start), 9 - start), strict=True))
 
 
-@pytest.mark.parametrize("changes", [{"num_threads": 3}, {"prefetch": 4}])
-def test_threads_and_prefetch_change_nothing(data, changes):
+@pytest.mark.parametrize("recipe", ["paper", "original", "inception"])
+@pytest.mark.parametrize("changes", [{"num_threads": 3}, {"prefetch": 4}, {"decoder": "dali"}])
+def test_threads_prefetch_and_decoder_change_nothing(data, changes, recipe):
+    data = replace(data, augmentation=recipe)
     first, other = batches(data.training(), 4), batches(replace(data, **changes).training(), 4)
     assert all(same(a, b) for a, b in zip(first, other, strict=True))
 
