@@ -264,3 +264,75 @@ def test_validation_leaves_damaged_samples_out(copy):
     data = ShardedData(train=copy, val=copy, batch_size=16, on_bad_sample="skip")
     labels = torch.cat([b.labels_N for b in data.validation()])
     assert int((labels >= 0).sum()) == len(open_dataset(copy)) - 1
+
+
+# --- the state is one integer ---------------------------------------------------------------------------------------
+
+
+def ids_and_images(stream, count):
+    return [(b.ids_N, b.images_NCHW) for b in islice(stream, count)]
+
+
+@pytest.mark.parametrize("order", ["global", "grouped"])
+@pytest.mark.parametrize("recipe", ["paper", "original", "inception", "none"])
+def test_resumed_twice_in_an_epoch_on_other_replicas_and_threads_the_stream_is_the_undisturbed_one(
+    sample_shards, recipe, order
+):
+    data = ShardedData(train=sample_shards / "train", batch_size=8, seed=9, augmentation=recipe, order=order)
+    whole = ids_and_images(data.training(), 12)  # 67 samples: an epoch ends within step 8
+    pieces = ids_and_images(data.training(0), 3)
+    for begin, end, replicas, threads in ((3, 6, 2, 2), (6, 12, 4, 1)):
+        other = replace(data, num_threads=threads, prefetch=threads)
+        parts = [
+            ids_and_images(other.training(begin, Part(index=i, count=replicas)), end - begin) for i in range(replicas)
+        ]
+        for step in zip(*parts, strict=True):
+            pieces.append(tuple(torch.cat(column) for column in zip(*step, strict=True)))
+    for (ids, images), (other_ids, other_images) in zip(whole, pieces, strict=True):
+        assert torch.equal(ids, other_ids) and torch.equal(images, other_images)
+
+
+@pytest.mark.parametrize("order", ["global", "grouped"])
+def test_world_2_of_64_is_world_1_of_128_bit_for_bit(sample_shards, order):
+    data = ShardedData(train=sample_shards / "train", batch_size=128, order=order)
+    halves = [ids_and_images(data.training(part=Part(index=i, count=2)), 2) for i in range(2)]
+    for step, (ids, images) in enumerate(ids_and_images(data.training(), 2)):
+        assert len(halves[0][step][0]) == 64
+        assert torch.equal(torch.cat([halves[i][step][0] for i in range(2)]), ids)
+        assert torch.equal(torch.cat([halves[i][step][1] for i in range(2)]), images)
+
+
+@pytest.mark.parametrize("order", ["global", "grouped"])
+def test_every_sample_comes_once_an_epoch_and_epochs_and_seeds_differ(sample_shards, order):
+    data = ShardedData(train=sample_shards / "train", batch_size=67, order=order)
+    first, second = (b.ids_N for b in islice(data.training(), 2))
+    other = next(replace(data, seed=2).training()).ids_N
+    for ids in (first, second, other):
+        assert sorted(ids.tolist()) == list(range(67))
+    assert not torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_epochs_of_whole_batches_follow_each_other(data):
+    steps = [b.ids_N for b in islice(data.training(), 8)]
+    epochs = [b.ids_N for epoch in (0, 1) for b in data.epoch(epoch)]
+    assert len(epochs) == 8 and all(torch.equal(a, b) for a, b in zip(steps, epochs, strict=True))
+
+
+def test_ten_views_are_the_corners_and_the_centre_and_their_mirrors(data):
+    opened, stats, mean, _, _ = opened_with(data.train)
+    batch = next(replace(data, val=data.train).validation(views=10))
+    none, dark = AUGMENTATIONS["none"], np.zeros(3, np.float32)
+    for i, sample in enumerate(batch.ids_N.tolist()[:3]):
+        pixels = reference_decode(opened.stored(sample).tobytes())
+        for k, (y, x) in enumerate([(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)] * 2):
+            yx, flip = np.array([y, x], np.int32), int(k >= 5)
+            expected = reference_image(reference_crop(pixels, yx, flip), mean, stats, none, (yx, flip, dark))
+            assert np.abs(batch.images_NCHW[i, k].numpy() - expected).max() <= 2**-15
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("augmentation", "papper"), ("order", "shuffled"), ("on_bad_sample", "x"), ("decoder", "gpu")]
+)
+def test_a_choice_that_does_not_exist_is_named_with_those_that_do(data, field, value):
+    with pytest.raises(StreamError, match=rf"{field}: received '{value}', expected one of"):
+        replace(data, **{field: value})
