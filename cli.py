@@ -363,8 +363,16 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     "--augment",
     default="paper",
     show_default=True,
-    type=click.Choice(["paper", "none"]),
-    help="Crop, flip and lighting, or the centre crop alone.",
+    type=click.Choice(["paper", "original", "inception", "none"]),
+    help="paper: crop, flip and lighting of each image. original: as the program of 2012 did, one crop for 32 images. "
+    "inception: boxes of any size, for --encode keep. none: the centre.",
+)
+@click.option(
+    "--order",
+    default="global",
+    show_default=True,
+    type=click.Choice(["global", "grouped"]),
+    help="Shuffle all samples, or eight shards at a time: for disks and buckets, which want long reads.",
 )
 @click.option("--seed", default=1, show_default=True, help="Seed of weights, order, augmentation and dropout.")
 @click.option(
@@ -380,6 +388,13 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     show_default=True,
     type=click.Choice(["fail", "skip"]),
     help="What a damaged sample does: end the run, or be passed over and logged.",
+)
+@click.option(
+    "--decoder",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "dali"]),
+    help="auto: the compiled operator where it can be used; dali: never. The images are the same.",
 )
 @click.option(
     "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines."
@@ -404,9 +419,11 @@ def train(
     lr: float,
     patience: int,
     augment: str,
+    order: str,
     seed: int,
     threads: int,
     on_bad_sample: str,
+    decoder: str,
     log_every: int,
     checkpoint_every: int,
     quiet: bool,
@@ -437,6 +454,8 @@ def train(
         batch_size=batch_size,
         seed=seed,
         augmentation=augment,
+        order=order,
+        decoder=decoder,
         num_threads=threads or max(1, launch.cores() // devices),
         on_bad_sample=on_bad_sample,
     )
@@ -479,10 +498,12 @@ def evaluate(data: Path, val: Path | None, checkpoint: Path, batch_size: int, de
 
     import torch
 
+    from trainer.checkpoint import load
     from trainer.evaluate import evaluate_checkpoint
     from trainer.launch import choose_device_type, cores
 
-    stream = _stream(data, val, batch_size=batch_size, num_threads=cores())
+    recipe = load(checkpoint).data["augmentation"]  # what was subtracted and divided by in training
+    stream = _stream(data, val, batch_size=batch_size, num_threads=cores(), augmentation=recipe)
     score = evaluate_checkpoint(stream, checkpoint, torch.device(choose_device_type(1, device)))
     click.echo(json.dumps(asdict(score)) if as_json else score.line())
 

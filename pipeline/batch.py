@@ -111,3 +111,7 @@ class TrainingData(Protocol):
     def validation(self, part: Part, exchange: Exchange, device: torch.device) -> Iterator[Batch]:
         """One pass over the validation split, centre crop, in catalog order; the last batch is filled up."""
         ...
+
+    def decode_path(self, device: torch.device, exchanged: bool) -> str:
+        """Which way the images take, in a sentence; ``exchanged``: each process decodes a part of the batch."""
+        ...

@@ -11,7 +11,6 @@ from pipeline.errors import OUTCOMES, StreamError, UndecodedError
 from pipeline.order import PADDING
 from sharding import layout
 
-
 CHANGED = "is not what was written there (its sha256 differs from the catalog's)"
 
 

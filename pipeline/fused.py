@@ -14,7 +14,9 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset import Dataset
 from pipeline.mean import MeanPlanes
+from pipeline.steps import Step
 
 # As row_t in fused.c. fd, offset, size: the stored sample; mean, out: addresses.
 ROW = np.dtype(
@@ -39,6 +41,19 @@ def operator() -> int | None:
     except OSError:  # built against a libjpeg that is gone
         return None
     return ctypes.cast(library.alexstream_sample, ctypes.c_void_p).value
+
+
+def rows_of(
+    data: Dataset, step: Step, out_NCHW: NDArray[np.float32], mean: MeanPlanes, divisors: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The rows of a step, int64 (n, words); the open files, the mean and ``out_NCHW`` must outlive their use."""
+    ids, draws, encode = step.read_N, step.draws, data.manifest.encode
+    rows = np.zeros(len(ids), ROW)
+    rows["fd"] = data.shards.descriptors(data.shard_N[ids])
+    rows["offset"], rows["size"] = data.offset_N[ids], data.size_N[ids]
+    rows["edge"], rows["raw"], rows["divisor"] = encode.size_px, encode.encoding == "raw", divisors
+    finish_fields(rows, out_NCHW, mean, draws.yx_N2, draws.flip_N, draws.rgb_N3)
+    return rows.view(np.int64).reshape(len(ids), -1)
 
 
 def finish_fields(

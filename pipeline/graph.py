@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.numba import NumbaFunction
-from numpy.typing import NDArray
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.augment import Augmenter
@@ -30,7 +30,7 @@ from pipeline.batch import CROP_PX, Batch, CropBatch
 from pipeline.dataset import Dataset
 from pipeline.errors import UndecodedError
 from pipeline.finish import Buffers
-from pipeline.fused import ROW, finish_fields
+from pipeline.fused import rows_of
 from pipeline.kept import Scaling, kept_samples
 from pipeline.mean import MeanPlanes
 from pipeline.steps import Step, Steps
@@ -203,7 +203,7 @@ def _resized(pixels: Any, scaling: Scaling, pool: ThreadPoolExecutor) -> Any:
 
 
 def _resized_by_dali(pixels: Any, scaling: Scaling) -> Any:
-    """On a GPU. The central square is cut after scaling, so the places differ by less than a pixel from ``_resized``."""
+    """On a GPU. The central square is cut after scaling: less than a pixel away from ``_resized``."""
     size, interpolation = scaling.size_px, _INTERPOLATION[scaling.resize_filter]
     if scaling.boxed:
         return fn.resize(pixels, size=[size, size], interp_type=interpolation, antialias=True)
@@ -226,18 +226,13 @@ def fused_batches(
     Raises UndecodedError with the samples that cannot be read or decoded.
     """
     under_way: deque[tuple[Step, NDArray[np.float32]]] = deque()
-    buffers, encode = Buffers(), data.manifest.encode
+    buffers = Buffers()
 
     def rows(number: int) -> NDArray[np.int64]:
         step = steps(number)
-        ids, draws, out = step.read_N, step.draws, buffers.take((len(step.ids_N), 3, CROP_PX, CROP_PX))
-        row = np.zeros(len(ids), ROW)
-        row["fd"] = data.shards.descriptors(data.shard_N[ids])
-        row["offset"], row["size"] = data.offset_N[ids], data.size_N[ids]
-        row["edge"], row["raw"], row["divisor"] = encode.size_px, encode.encoding == "raw", divisors
-        finish_fields(row, out, mean, draws.yx_N2, draws.flip_N, draws.rgb_N3)
+        out = buffers.take((len(step.ids_N), 3, CROP_PX, CROP_PX))
         under_way.append((step, out))
-        return row.view(np.int64).reshape(len(ids), -1)
+        return rows_of(data, step, out, mean, divisors)
 
     pipe = engine.pipeline()
     with pipe:
@@ -252,9 +247,10 @@ def fused_batches(
             step, out = under_way.popleft()
             if outcomes.any():
                 raise UndecodedError({int(i): int(o) for i, o in zip(step.ids_N, outcomes, strict=True) if o})
-            labels, ids = torch.from_numpy(step.labels_N), torch.from_numpy(step.ids_N)
-            yield Batch(images_NCHW=torch.from_numpy(out), labels_N=labels, ids_N=ids)
-            del out
+            images, labels, ids = (torch.from_numpy(array) for array in (out, step.labels_N, step.ids_N))
+            del out  # the consumer's alone now
+            yield Batch(images_NCHW=images, labels_N=labels, ids_N=ids)
+            del images
     except StopIteration:
         return
     finally:

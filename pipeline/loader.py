@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import fused
-from pipeline.augment import AUGMENTATIONS, Augmentation, Augmenter
+from pipeline.augment import AUGMENTATIONS, Augmenter
 from pipeline.batch import Batch, CropBatch, DataFacts, Exchange, Part, no_exchange
 from pipeline.damage import Damaged, damaged, named
 from pipeline.dataset import Dataset, open_dataset
@@ -115,7 +115,7 @@ class ShardedData:
     def epoch(
         self, epoch: int, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU
     ) -> Iterator[Batch]:
-        """The whole batches of one epoch: steps ``epoch``·k to (``epoch`` + 1)·k, k = samples ÷ batch size, rounded down.
+        """Steps ``epoch``·k to (``epoch`` + 1)·k, where k = samples ÷ batch size, rounded down.
 
         For loops that count in epochs. What an epoch leaves over opens the next, so no sample is lost.
         """

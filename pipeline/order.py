@@ -7,7 +7,6 @@ dropped, and the state of the stream is the step number alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -47,16 +46,3 @@ def evaluation_batch(num_samples: int, batch_size: int, step: int) -> NDArray[np
     ids = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     ids[ids >= num_samples] = PADDING
     return ids
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    num_samples: int
-    seed: int
-    kind: str = "global"
-    shard_sizes: tuple[int, ...] = ()
-    group_shards: int = 8
-
-    def batch(self, batch_size, step):
-        e, i = training_batch(self.num_samples, batch_size, self.seed, step)
-        return e, i, np.arange(step * batch_size, (step + 1) * batch_size) % self.num_samples

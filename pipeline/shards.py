@@ -1,11 +1,14 @@
 """Placeholder."""
 
 from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
+
 from pipeline.errors import StreamError
 from sharding.layout import ShardRecord
 

@@ -122,10 +122,13 @@ class Trainer:
         facts, columns = self.facts, self.rank.columns
         ranks = "1 process holds both columns" if columns.count == 1 else f"{columns.count} ranks, one column each"
         backend = "" if columns.group is None else f" ({dist.get_backend(columns.group)})"
+        decoded = self.data.decode_path(self.rank.device, columns.count > 1)
+        last = last_step(self.options.epochs, facts)
         return (
             f"{ranks}, on {self.rank.device.type}{backend}; {num_parameters(len(facts.classes)):,} parameters; "
             f"{facts.num_train:,} training and {facts.num_val:,} validation images of {len(facts.classes)} classes; "
-            f"augmentation {facts.augmentation}; from step {self.step} to {last_step(self.options.epochs, facts)}"
+            f"augmentation {facts.augmentation}, order {facts.order}; "
+            f"{decoded}; from step {self.step} to {last}"
         )
 
     def _one_step(self, batches: object, epoch: int, rate: float, meter: Meter) -> None:

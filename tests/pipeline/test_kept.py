@@ -1,4 +1,4 @@
-"""Shards of original files: the standard view is that of the statistics, bit for bit; huge images cost one at a time."""
+"""Shards of original files: the standard view is that of the statistics, bit for bit; huge images come one by one."""
 
 import io
 from dataclasses import replace
