@@ -18,7 +18,7 @@ from pipeline.lighting import Lighting, divisor, offset_matrix
 from pipeline.philox import sample_words
 from sharding.layout import DatasetStats
 
-PURPOSE_CROP, PURPOSE_LIGHTING, PURPOSE_BLOCK = 1, 2, 3
+PURPOSE_CROP, PURPOSE_LIGHTING, PURPOSE_BLOCK = 1, 2, 5  # 0, 3 and 4 are the order's
 PURPOSE_BOX = 16  # and the ATTEMPTS - 1 numbers after it
 ATTEMPTS = 10
 BOX_AREA = (0.08, 1.0)  # share of the image's area
