@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +25,7 @@ from pipeline.augment import AUGMENTATIONS, Augmenter
 from pipeline.batch import Batch, CropBatch, DataFacts, Exchange, Part, no_exchange
 from pipeline.damage import Damaged, damaged, named
 from pipeline.dataset import Dataset, open_dataset
+from pipeline.epochs import EpochLoader
 from pipeline.errors import OUTCOMES, StreamError, UndecodedError
 from pipeline.finish import Finish
 from pipeline.graph import Engine, crop_batches, fused_batches
@@ -112,15 +112,25 @@ class ShardedData:
         stream = _Stream(self, data, augmenter, statistics, skipped, self._engine(part, device))
         return stream.batches(lambda i: steps(start_step + i), exchange)
 
-    def epoch(
-        self, epoch: int, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU
-    ) -> Iterator[Batch]:
-        """Steps ``epoch``·k to (``epoch`` + 1)·k, where k = samples ÷ batch size, rounded down.
+    def loader(self, part: Part = Part(), device: torch.device = CPU) -> EpochLoader:
+        """The training batches as pairs of images and labels, in epochs, with a state: for loops of your own.
 
-        For loops that count in epochs. What an epoch leaves over opens the next, so no sample is lost.
+        ``part``: this process's of ``count`` replicas, which share every batch of ``batch_size``. Raises StreamError
+        if the data set does not fill one batch.
         """
-        steps = len(open_dataset(Path(self.train))) // self.batch_size
-        return islice(self.training(epoch * steps, part, exchange, device), steps)
+        data = open_dataset(Path(self.train))
+        if len(data) < self.batch_size:
+            raise StreamError(
+                f"{self.train} has {len(data)} samples, fewer than one batch of {self.batch_size}; "
+                "give a smaller batch_size"
+            )
+        names = ("seed", "batch_size", "augmentation", "order")
+        identity = {"train_digest": data.manifest.digest, **{name: getattr(self, name) for name in names}}
+
+        def stream(step: int) -> Iterator[Batch]:
+            return self.training(step, part, device=device)
+
+        return EpochLoader(stream, len(data) // self.batch_size, identity)
 
     def validation(
         self, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU, views: int = 1

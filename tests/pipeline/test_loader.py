@@ -312,12 +312,6 @@ def test_every_sample_comes_once_an_epoch_and_epochs_and_seeds_differ(sample_sha
     assert not torch.equal(first, second) and not torch.equal(first, other)
 
 
-def test_epochs_of_whole_batches_follow_each_other(data):
-    steps = [b.ids_N for b in islice(data.training(), 8)]
-    epochs = [b.ids_N for epoch in (0, 1) for b in data.epoch(epoch)]
-    assert len(epochs) == 8 and all(torch.equal(a, b) for a, b in zip(steps, epochs, strict=True))
-
-
 def test_ten_views_are_the_corners_and_the_centre_and_their_mirrors(data):
     opened, stats, mean, _, _ = opened_with(data.train)
     batch = next(replace(data, val=data.train).validation(views=10))

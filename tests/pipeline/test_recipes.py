@@ -119,11 +119,11 @@ def test_crops_and_flips_are_uniform_and_independent_in_both_orders(position_car
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_original_gives_each_block_of_32_one_crop_and_flip_drawn_anew(position_cards, order):
-    places = places_of(position_cards, "original", order, 16384)  # 128 cards an epoch: four whole blocks
+    places = places_of(position_cards, "original", order, 8192)  # 128 cards an epoch: four whole blocks
     blocks = places.reshape(-1, 32, 3)
     assert (blocks == blocks[:, :1]).all(), "a block has more than one crop"
     y, x, flip = blocks[:, 0].T
-    check_uniform(y // 3, 11)  # 512 blocks: eleven bands of three rows
+    check_uniform(y // 3, 11)  # 256 blocks: eleven bands of three rows
     check_uniform(x // 3, 11)
     check_independent(y // 11, x // 11)
     check_independent(flip[:-1], flip[1:])
