@@ -290,8 +290,9 @@ def load_catalog_shard(folder: Path, shard: ShardRecord, columns: tuple[str, ...
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != shard.catalog_sha256:
         raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
-    table = pq.read_table(io.BytesIO(data), columns=list(columns))
-    return {name: table.column(name).to_numpy() for name in columns}
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        table = file.read(list(columns))
+    return {name: _array(table.column(name).combine_chunks()) for name in columns}
 
 
 def load_catalog_rows(
@@ -301,8 +302,8 @@ def load_catalog_rows(
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(folder / f"{shard.name}.parquet") as file:
-        found: list[dict[str, Any]] = file.read(list(columns), use_threads=False).take(rows).to_pylist()
-    return found
+        table = file.read(list(columns), use_threads=False)
+    return [table.slice(row, 1).to_pylist()[0] for row in rows]
 
 
 def is_dataset(folder: Path) -> bool:
@@ -357,6 +358,13 @@ def _load_checked(path: Path, *, missing: str) -> dict[str, Any]:
         )
     del raw["schema"]
     return raw
+
+
+def _array(column: Any) -> NDArray[Any]:
+    """A catalog column; pyarrow's own ``to_numpy`` and ``take`` load pandas where it is installed, a second long."""
+    if str(column.type) == "int64" and not column.null_count:
+        return np.from_dlpack(column)
+    return np.array(column.to_pylist(), object)
 
 
 def _tupled(value: Any) -> Any:

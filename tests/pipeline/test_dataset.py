@@ -28,7 +28,7 @@ def sharded(tmp, num_images):
     for i in range(num_images):
         Image.new("RGB", (224, 224), (i, 255 - i, 7)).save(tmp / "source" / "class" / f"{i:03d}.png")
     encode = EncodeRecipe(encoding="raw", size_px=224)
-    list(shard_all(ShardRequest(source=tmp / "source", folder=tmp / "train", encode=encode), quiet=True))
+    list(shard_all(ShardRequest(source=tmp / "source", folder=tmp / "train", encode=encode, num_workers=1), quiet=True))
     return tmp / "train"
 
 
