@@ -146,6 +146,9 @@ def one_round(folder: Path, kind: str) -> dict[str, float]:
     sizes = tuple(shard.num_samples for shard in data.manifest.shards)
     order = Order(num_samples=len(data), seed=1, kind=kind, shard_sizes=sizes)
     per_epoch = len(data) / BATCH
+    start = time.perf_counter()
+    Order(num_samples=1, seed=1).epoch(0)
+    measured["loading compiled code, once a process, ms"] = (time.perf_counter() - start) * 1e3
     steps = {
         "first step of all": 0, "a step in the middle of epoch 0": int(per_epoch / 2),
         "first step of epoch 57": int(57 * per_epoch) + 1, "a step from epoch 89 into 90": int(90 * per_epoch),
