@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CUT_OFF, UNREADABLE, StreamError, UndecodedError
+from pipeline.intact import check_shards
 from pipeline.shards import LocalShards
 from sharding import layout
 
@@ -65,7 +66,8 @@ def open_dataset(folder: Path) -> Dataset:
     """Open the split in ``folder``.
 
     Raises DatasetError if manifest or catalog are missing or do not match their digests, StreamError if a
-    shard is missing, has another size than the manifest says, or the catalog points outside it.
+    shard is missing, has another size than the manifest says, or the catalog points outside it, and as
+    ``check_shards`` does.
     """
     manifest = layout.load_manifest(folder)
     columns = layout.load_catalog(folder, manifest, ("offset", "size", "label"))
@@ -74,6 +76,8 @@ def open_dataset(folder: Path) -> Dataset:
     ends = np.array([s.num_bytes for s in manifest.shards])[shard]
     if (columns["offset"] + columns["size"] > ends).any() or (columns["offset"] < 0).any():
         raise StreamError(f"{folder}: the catalog points outside the shards; shard the source again")
+    shards = LocalShards(folder, manifest.shards)
+    check_shards(folder, manifest, columns["offset"], columns["size"])
     return Dataset(
         folder=folder,
         manifest=manifest,
@@ -81,5 +85,5 @@ def open_dataset(folder: Path) -> Dataset:
         offset_N=columns["offset"],
         size_N=columns["size"],
         label_N=columns["label"],
-        shards=LocalShards(folder, manifest.shards),
+        shards=shards,
     )

@@ -27,7 +27,9 @@ class EpochLoader:
     stops in the middle of an epoch goes on there when it iterates again, as one that was resumed does.
     """
 
-    def __init__(self, stream: Callable[[int], Iterator[Batch]], steps_per_epoch: int, identity: dict[str, Any]) -> None:
+    def __init__(
+        self, stream: Callable[[int], Iterator[Batch]], steps_per_epoch: int, identity: dict[str, Any]
+    ) -> None:
         """``stream(step)``: batches from there on. ``identity``: what a state must agree with."""
         self._stream, self._steps, self._identity = stream, steps_per_epoch, identity
         self._step = 0

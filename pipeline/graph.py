@@ -211,11 +211,15 @@ def _resized_by_dali(pixels: Any, scaling: Scaling) -> Any:
     return fn.crop(shorter, crop=[size, size])
 
 
-class _Compiled(NumbaFunction):  # type: ignore[misc]
-    """DALI's operator for compiled functions, given the address of one that is compiled already."""
+class _Compiled(NumbaFunction):
+    """DALI's operator for functions that numba compiles, given the address of one that is compiled already."""
 
-    def _get_run_fn_cpu(self, run_fn: int, *_: Any) -> int:
-        return run_fn
+    def __init__(self, address: int, **types_and_dims: Any) -> None:
+        super().__init__(lambda *_: None, **types_and_dims)
+        self.run_fn = address
+
+    def _get_run_fn_cpu(self, *_: Any) -> None:
+        """Nothing is to be compiled."""
 
 
 def fused_batches(
@@ -237,21 +241,21 @@ def fused_batches(
     pipe = engine.pipeline()
     with pipe:
         row = fn.external_source(rows, batch=True, no_copy=True, dtype=types.INT64, ndim=1)
-        run = _Compiled(run_fn=operator, out_types=[types.INT64], in_types=[types.INT64], outs_ndim=[1], ins_ndim=[1])
+        run = _Compiled(operator, out_types=[types.INT64], in_types=[types.INT64], outs_ndim=[1], ins_ndim=[1])
         pipe.set_outputs(run(row))
     pipe.build()
     try:
         while True:
             (answer,) = pipe.run()
-            outcomes = np.asarray(from_dlpack(answer.as_tensor()))[:, 0]
-            step, out = under_way.popleft()
-            if outcomes.any():
-                raise UndecodedError({int(i): int(o) for i, o in zip(step.ids_N, outcomes, strict=True) if o})
-            images, labels, ids = (torch.from_numpy(array) for array in (out, step.labels_N, step.ids_N))
-            del out  # the consumer's alone now
-            yield Batch(images_NCHW=images, labels_N=labels, ids_N=ids)
-            del images
+            yield _answered(np.asarray(from_dlpack(answer.as_tensor()))[:, 0], *under_way.popleft())
     except StopIteration:
         return
     finally:
         del pipe  # its threads end before the buffers that they write to
+
+
+def _answered(outcomes_N: NDArray[np.int64], step: Step, images_NCHW: NDArray[np.float32]) -> Batch:
+    if outcomes_N.any():
+        raise UndecodedError({int(i): int(o) for i, o in zip(step.read_N, outcomes_N, strict=True) if o})
+    images, labels, ids = (torch.from_numpy(array) for array in (images_NCHW, step.labels_N, step.ids_N))
+    return Batch(images_NCHW=images, labels_N=labels, ids_N=ids)

@@ -226,21 +226,28 @@ class _Stream:
     def _unfailing(self, steps: Steps, run: Callable[[Steps], Iterator[B]]) -> Iterator[B]:
         """``run``'s batches. It gives up at a bad sample: that is found, and named or passed over, and on it goes."""
         done = 0
-        while True:
-            given = Given(steps, done, keep=self.engine.prefetch + 2)
-            try:
-                for batch in run(given):
-                    done += 1
-                    yield batch
-                return
-            except (RuntimeError, ValueError, OSError) as error:
-                found = self._bad(error, given)
-                if not found:
-                    remedy = "find the damage with: cli.py verify"
-                    raise StreamError(f"{self.data.folder}: {_first_line(error)}; {remedy}") from error
-                if self.options.on_bad_sample == "fail":
-                    raise found[0].error(self.data) from error
-                self.skipped.add(found)
+        try:
+            while True:
+                given = Given(steps, done, keep=self.engine.prefetch + 2)
+                try:
+                    for batch in run(given):
+                        done += 1
+                        yield batch
+                    return
+                except (RuntimeError, ValueError, OSError) as error:
+                    self._pass_over(error, given)
+        finally:
+            self.data.shards.close()
+
+    def _pass_over(self, error: Exception, given: Given) -> None:
+        """Skip what made the graph give up, if that may be. Raises StreamError if not, or if it was no sample."""
+        found = self._bad(error, given)
+        if not found:
+            remedy = "find the damage with: cli.py verify"
+            raise StreamError(f"{self.data.folder}: {_first_line(error)}; {remedy}") from error
+        if self.options.on_bad_sample == "fail":
+            raise found[0].error(self.data) from error
+        self.skipped.add(found)
 
     def _bad(self, error: Exception, given: Given) -> list[Damaged]:
         if not isinstance(error, UndecodedError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sharding.errors import DatasetError
 from sharding.storage import publish
 
 SCHEMA = "alexstream-dataset/1"
+READERS = 4  # threads that read catalogs
 SPLITS = ("train", "val", "test")
 MANIFEST, STATS, MEAN, CLASSES = "manifest.json", "stats.json", "mean.npy", "classes.json"
 QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md", "_info.json"
@@ -260,9 +262,18 @@ def load_mean_image(folder: Path, stats: DatasetStats) -> NDArray[np.float64]:
 def load_catalog(folder: Path, manifest: Manifest, columns: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read the named catalog columns of all shards, in shard order, as arrays of length ``num_samples``.
 
-    Row number = sample id. Raises DatasetError as ``load_catalog_shard`` does.
+    Row number = sample id. Raises DatasetError as ``load_catalog_shard`` does, and for a catalog that has more or
+    fewer rows than the manifest says.
     """
-    parts = [load_catalog_shard(folder, shard, columns) for shard in manifest.shards]
+    with ThreadPoolExecutor(READERS) as pool:  # hashing and Parquet leave the interpreter to the others
+        parts = list(pool.map(lambda shard: load_catalog_shard(folder, shard, columns), manifest.shards))
+    for shard, part in zip(manifest.shards, parts, strict=True):
+        rows = len(part[columns[0]])
+        if rows != shard.num_samples:
+            raise DatasetError(
+                f"{folder / shard.name}.parquet has {rows} rows, but the manifest says {shard.num_samples} samples; "
+                "restore both, or shard the source again"
+            )
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
@@ -279,8 +290,20 @@ def load_catalog_shard(folder: Path, shard: ShardRecord, columns: tuple[str, ...
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != shard.catalog_sha256:
         raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
-    table = pq.read_table(io.BytesIO(data), columns=list(columns))
-    return {name: table.column(name).to_numpy() for name in columns}
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        table = file.read(list(columns))
+    return {name: _array(table.column(name).combine_chunks()) for name in columns}
+
+
+def load_catalog_rows(
+    folder: Path, shard: ShardRecord, columns: tuple[str, ...], rows: list[int]
+) -> list[dict[str, Any]]:
+    """A few rows of one shard's catalog, by their numbers; the file was checked by ``load_catalog`` before."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(folder / f"{shard.name}.parquet") as file:
+        table = file.read(list(columns), use_threads=False)
+    return [table.slice(row, 1).to_pylist()[0] for row in rows]
 
 
 def is_dataset(folder: Path) -> bool:
@@ -335,6 +358,13 @@ def _load_checked(path: Path, *, missing: str) -> dict[str, Any]:
         )
     del raw["schema"]
     return raw
+
+
+def _array(column: Any) -> NDArray[Any]:
+    """A catalog column; pyarrow's own ``to_numpy`` and ``take`` load pandas where it is installed, a second long."""
+    if str(column.type) == "int64" and not column.null_count:
+        return np.from_dlpack(column)
+    return np.array(column.to_pylist(), object)
 
 
 def _tupled(value: Any) -> Any:

@@ -7,9 +7,9 @@ import sys
 from tests.conftest import ROOT
 
 
-def benchmark(name, out, *options):
+def benchmark(name, out, *options, most=("--most", "4")):
     """Run a benchmark, and return what it wrote."""
-    command = [sys.executable, f"benchmarks/{name}.py", "--rounds", "1", "--most", "4", "--out", out, *options]
+    command = [sys.executable, f"benchmarks/{name}.py", "--rounds", "1", *most, "--out", out, *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -35,4 +35,11 @@ def test_conversion_says_what_is_not_installed(sample_images, tmp_path, monkeypa
 def test_quality_compares_encodings(sample_images, tmp_path):
     text = benchmark("quality", tmp_path / "quality.md", "--images", sample_images)
     for row in ("| JPEG 95, 4:2:0 |", "| JPEG 100, 4:4:4 |", "| raw |", "| keep |"):
+        assert row in text
+
+
+def test_opening_measures_both_orders(tmp_path):
+    options = ("--samples", "600", "--shards", "3")
+    text = benchmark("opening", tmp_path / "opening.md", *options, most=())
+    for row in ("## Order: global", "## Order: grouped", "| open, s |", "| stall at a border of epochs, ms |"):
         assert row in text
