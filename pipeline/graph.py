@@ -12,7 +12,7 @@ float arithmetic on a CPU costs more than its decoder. Kept images are scaled by
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,7 @@ class Engine:
 
 def crop_batches(
     data: Dataset, steps: Steps, engine: Engine, augmenter: Augmenter, *, whole: bool = False
-) -> Iterator[CropBatch]:
+) -> Generator[CropBatch, None, None]:
     """Run the graph on ``steps(0)``, ``steps(1)`` … until it raises StopIteration.
 
     ``whole``: the standard view (size_px × size_px) in place of its crop. Raises RuntimeError, from DALI, when a sample
@@ -224,7 +224,7 @@ class _Compiled(NumbaFunction):
 
 def fused_batches(
     data: Dataset, steps: Steps, engine: Engine, mean: MeanPlanes, divisors: NDArray[np.float32], operator: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """As ``crop_batches`` and ``Finish`` after it, on a CPU; ``operator`` from ``fused.operator``, jpeg and raw only.
 
     Raises UndecodedError with the samples that cannot be read or decoded.

@@ -11,7 +11,8 @@ Five lines feed any training loop::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -212,27 +213,28 @@ class _Stream:
         if operator is not None:
             compiled = operator
 
-            def run(given: Steps) -> Iterator[Batch]:
+            def run(given: Steps) -> Generator[Batch, None, None]:
                 return fused_batches(self.data, given, self.engine, mean, divisors, compiled)
 
             return self._unfailing(steps, run)
         finish = Finish(mean, self.engine.device, divisors)
 
-        def crops(given: Steps) -> Iterator[CropBatch]:
+        def crops(given: Steps) -> Generator[CropBatch, None, None]:
             return crop_batches(self.data, given, self.engine, self.augmenter, whole=views > 1)
 
         return finished(self._unfailing(steps, crops), exchange, finish.views if views > 1 else finish)
 
-    def _unfailing(self, steps: Steps, run: Callable[[Steps], Iterator[B]]) -> Iterator[B]:
+    def _unfailing(self, steps: Steps, run: Callable[[Steps], Generator[B, None, None]]) -> Iterator[B]:
         """``run``'s batches. It gives up at a bad sample: that is found, and named or passed over, and on it goes."""
         done = 0
         try:
             while True:
                 given = Given(steps, done, keep=self.engine.prefetch + 2)
                 try:
-                    for batch in run(given):
-                        done += 1
-                        yield batch
+                    with closing(run(given)) as batches:  # its threads end before the files are closed
+                        for batch in batches:
+                            done += 1
+                            yield batch
                     return
                 except (RuntimeError, ValueError, OSError) as error:
                     self._pass_over(error, given)
