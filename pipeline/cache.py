@@ -14,24 +14,23 @@ the name of a digest are ever counted or emptied. The folder must be on a disk o
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path
 
 from pipeline.errors import StreamError
+from pipeline.lease import Claims, Lease, exclusive
 
-_LOCK, _LEASE, _TMP = "alexstream.lock", ".lease", ".tmp"
+_TMP = ".tmp"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LOCK_WAIT_S, _LOCK_POLL_S = 60.0, 0.002
+_NO_ROOM = "give --cache-size less than its disk has"
+_REMEDIES = {errno.ENOSPC: _NO_ROOM, errno.EDQUOT: _NO_ROOM, errno.EFBIG: _NO_ROOM, errno.EBUSY: "end that process"}
 
 
 class Place(Enum):
@@ -47,15 +46,6 @@ class Place(Enum):
     """There is room; it is for the caller to write."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
-    """Shards, by their names in the cache, that a process wants kept: in use, or soon (in the order of their use)."""
-
-    use: tuple[str, ...] = ()
-    soon: tuple[str, ...] = ()
-    writing: tuple[str, ...] = ()
-
-
 class Cache:
     """One process's hold on a cache folder. A shard's name is ``<dataset digest>/<shard>.tar``."""
 
@@ -63,28 +53,27 @@ class Cache:
         """Make the folder if it is not there, and bring it under the limit. Raises StreamError if it cannot be used."""
         self.folder, self.limit_bytes = folder, limit_bytes
         self._mutex = threading.Lock()
-        self._claims = Claims()
         with refusals(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with self._exclusive():
-                self._lease, self._lease_path = _new_lease(folder)
+            with exclusive(folder):
+                self._lease = Lease(folder)
                 try:
-                    self._make_room(0, self._leases(), urgent=False)
+                    self._make_room(0, self._lease.all_claims(), urgent=False)
                 except BaseException:
-                    self._end_lease()
+                    self._lease.end()
                     raise
 
     def claim(self, use: Iterable[str], soon: Iterable[str]) -> None:
         """From now on these are in use, which nobody evicts, and these wanted soon, which go only if they must."""
-        with refusals(self.folder), self._exclusive():
-            self._write_lease(Claims(use=tuple(use), soon=tuple(soon), writing=self._claims.writing))
+        with self._alone():
+            self._lease.write(replace(self._lease.claims, use=tuple(use), soon=tuple(soon)))
 
     def open(self, name: str, num_bytes: int) -> int | None:
         """A descriptor of a whole shard, for reading; None if it is not here."""
-        with refusals(self.folder), self._exclusive():
+        with self._alone():
             if not self._is_whole(name, num_bytes):
                 return None
-            os.utime(self.folder / name)
+            touch(self.folder / name)
             return os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
 
     def reserve(self, name: str, num_bytes: int, *, urgent: bool) -> tuple[Place, int]:
@@ -93,12 +82,12 @@ class Cache:
         Room is made by evicting what no process claims, the least recently used first; if it is ``urgent``, then also
         what is wanted soon, the last needed first.
         """
-        with refusals(self.folder), self._exclusive():
-            leases = self._leases()
+        with self._alone():
+            leases = self._lease.all_claims()
             if any(name in claims.writing for claims in leases):
                 return Place.ELSEWHERE, -1
             if self._is_whole(name, num_bytes):
-                os.utime(self.folder / name)
+                touch(self.folder / name)
                 return Place.WHOLE, -1
             if not self._make_room(num_bytes, leases, urgent):
                 return Place.FULL, -1
@@ -114,17 +103,19 @@ class Cache:
             self.discard(name, descriptor)
             raise
         os.close(descriptor)
-        with refusals(self.folder), self._exclusive():
-            self._writes_no_more(name)
-            os.replace(self.folder / (name + _TMP), self.folder / name)
-            _sync_folder((self.folder / name).parent)
+        with self._alone():
+            if not self._lease.ended:  # else the .tmp is another's by now
+                os.replace(self.folder / (name + _TMP), self.folder / name)
+                self._writes_no_more(name)
+                _sync_folder((self.folder / name).parent)
 
     def discard(self, name: str, descriptor: int) -> None:
         """What was written is not whole, and goes."""
         os.close(descriptor)
-        with refusals(self.folder), self._exclusive():
-            self._writes_no_more(name)
-            (self.folder / (name + _TMP)).unlink(missing_ok=True)
+        with self._alone():
+            if not self._lease.ended:
+                (self.folder / (name + _TMP)).unlink(missing_ok=True)
+                self._writes_no_more(name)
 
     def written_at(self, name: str) -> int:
         """When something was last written of a shard that is on its way, by anybody; 0 if it is not."""
@@ -134,29 +125,24 @@ class Cache:
 
     def remove(self, name: str) -> None:
         """A shard turned out to be damaged."""
-        with refusals(self.folder), self._exclusive():
+        with self._alone():
             (self.folder / name).unlink(missing_ok=True)
 
     def used_bytes(self) -> int:
         """Bytes of all shards, whole or being written."""
-        with refusals(self.folder), self._exclusive():
+        with self._alone():
             return sum(size for _, size, _ in self._files())
 
     def close(self) -> None:
         """Give up all claims. What is here stays for the next run."""
-        with refusals(self.folder), self._exclusive():
-            self._end_lease()
+        with self._alone():
+            self._lease.end()
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[None]:
         """Nobody else, in this process or another, looks or changes."""
-        with self._mutex:
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                _lock_before(descriptor, time.monotonic() + _LOCK_WAIT_S)
-                yield
-            finally:
-                os.close(descriptor)
+        with refusals(self.folder), self._mutex, exclusive(self.folder):
+            yield
 
     def _is_whole(self, name: str, num_bytes: int) -> bool:
         """Whether a shard is here; one of another size was not written by this module, and goes."""
@@ -169,12 +155,12 @@ class Cache:
         path.unlink()
         return False
 
-    def _make_room(self, num_bytes: int, leases: list[Claims], urgent: bool) -> bool:
+    def _make_room(self, num_bytes: int, living: list[Claims], urgent: bool) -> bool:
         """Evict until there is room for ``num_bytes``; False, with nothing evicted in vain, if there cannot be."""
-        files = self._without_remains(leases)
+        files = self._without_remains(living)
         excess = sum(size for _, size, _ in files) + num_bytes - self.limit_bytes
         chosen = []
-        for name, size in _victims(files, leases, urgent):
+        for name, size in _victims(files, living, urgent):
             if excess <= 0:
                 break
             chosen.append(name)
@@ -194,9 +180,9 @@ class Cache:
                 found.append((f"{path.parent.name}/{path.name}", status.st_size, status.st_mtime_ns))
         return found
 
-    def _without_remains(self, leases: list[Claims]) -> list[tuple[str, int, int]]:
+    def _without_remains(self, living: list[Claims]) -> list[tuple[str, int, int]]:
         """``_files``, once what dead processes were writing is removed."""
-        written = {name + _TMP for claims in leases for name in claims.writing}
+        written = {name + _TMP for claims in living for name in claims.writing}
         files = self._files()
         remains = {name for name, _, _ in files if name.endswith(_TMP) and name not in written}
         for name in remains:
@@ -218,34 +204,19 @@ class Cache:
             raise
         return descriptor
 
-    def _leases(self) -> list[Claims]:
-        """The claims of all living processes, this one's among them; leases of dead ones are removed."""
-        found = [self._claims]
-        for path in self.folder.glob("*" + _LEASE):
-            if path != self._lease_path and (text := _read_lease(path)):
-                found.append(Claims(**{key: tuple(names) for key, names in json.loads(text).items()}))
-        return found
-
     def _writes(self, name: str) -> None:
-        writing = (*self._claims.writing, name)
-        self._write_lease(Claims(use=self._claims.use, soon=self._claims.soon, writing=writing))
+        claims = self._lease.claims
+        self._lease.write(replace(claims, writing=(*claims.writing, name)))
 
     def _writes_no_more(self, name: str) -> None:
-        writing = tuple(other for other in self._claims.writing if other != name)
-        self._write_lease(Claims(use=self._claims.use, soon=self._claims.soon, writing=writing))
+        claims = self._lease.claims
+        self._lease.write(replace(claims, writing=tuple(other for other in claims.writing if other != name)))
 
-    def _write_lease(self, claims: Claims) -> None:
-        if claims != self._claims and self._lease >= 0:
-            fields = {"use": claims.use, "soon": claims.soon, "writing": claims.writing}
-            text = json.dumps(fields).encode()
-            os.ftruncate(self._lease, 0)
-            os.pwrite(self._lease, text, 0)
-        self._claims = claims
 
-    def _end_lease(self) -> None:
-        self._lease_path.unlink(missing_ok=True)
-        os.close(self._lease)
-        self._lease = -1
+def touch(path: Path | int) -> None:
+    """Note that a file (or an open one's descriptor) is used now, finer than the kernel's own clock for files."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 @contextmanager
@@ -254,8 +225,7 @@ def refusals(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "give --cache-size less than its disk has" if room else "make it writable"
+        remedy = _REMEDIES.get(error.errno or 0, "make it writable")
         reason = error.strerror or str(error)
         raise StreamError(f"cache folder {folder}: {reason}; {remedy}, or another folder with --cache-dir") from error
 
@@ -285,40 +255,6 @@ def _allocate(descriptor: int, num_bytes: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         os.ftruncate(descriptor, num_bytes)
-
-
-def _new_lease(folder: Path) -> tuple[int, Path]:
-    descriptor, name = tempfile.mkstemp(suffix=_LEASE, dir=folder)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor, Path(name)
-
-
-def _read_lease(path: Path) -> bytes:
-    """What a living process's lease says; nothing, and the lease is removed, if its process is dead."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return b""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    else:
-        path.unlink()
-        return b""
-    finally:
-        os.close(descriptor)
-
-
-def _lock_before(descriptor: int, deadline: float) -> None:
-    """Take a lock, or say that somebody has held it for too long: a stopped process must not stop all others."""
-    while True:
-        with suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        if time.monotonic() > deadline:
-            raise OSError(errno.EBUSY, f"another process has held {_LOCK} for {_LOCK_WAIT_S:.0f} s")
-        time.sleep(_LOCK_POLL_S)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from sharding.layout import ShardRecord
 
 DIGEST = "d" * 64
 SHARD_BYTES = 100_000
-QUICK = Patience(chunk_bytes=32_768, attempts=3, timeout_s=5.0, backoff_s=0.01, limit_s=60.0)
+QUICK = Patience(chunk_bytes=50_000, attempts=3, timeout_s=5.0, backoff_s=0.01, limit_s=60.0)
 
 
 class Proxy(ThreadingHTTPServer):
