@@ -169,6 +169,13 @@ def test_the_least_recently_used_shard_is_evicted_first(staged, tmp_path):
     assert cached(tmp_path / "cache") == [0, 3, 4]
 
 
+def test_use_counts_to_its_end_and_not_from_its_begin(staged, tmp_path):
+    shards = staged(limit=3)
+    for step in ([0], [0, 1], [0], [2], [3]):
+        read(shards, *step)
+    assert cached(tmp_path / "cache") == [0, 2, 3]
+
+
 def test_staging_ahead_evicts_nothing_that_is_needed_sooner(staged, proxy, tmp_path):
     shards = staged(limit=3)
     shards.expect(steps(0, 1, 0, 2, 0, 3, 1, 0))
