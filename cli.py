@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,20 @@ class _Place(click.ParamType):
         return location(value) if isinstance(value, str) else value
 
 
+class _Bytes(click.ParamType):
+    """A number of bytes: ``64G``, ``500M``, ``2T`` (powers of 1024), or plain."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is no size; give for example 64G", param, ctx)
+        return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
 PLACE = _Place()
 workers_option = click.option(
     "--workers",
@@ -32,6 +47,14 @@ workers_option = click.option(
     default=0,
     help="Worker processes; 0 means one per core.",
     show_default=True,
+)
+cache_option = click.option(
+    "--cache",
+    type=FOLDER,
+    help="Where shards of an object store are kept on this machine. [default: ~/.cache/alexstream]",
+)
+cache_size_option = click.option(
+    "--cache-size", default="64G", show_default=True, type=_Bytes(), help="What --cache may hold at most."
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
@@ -322,10 +345,10 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
 @click.option(
     "--data",
     required=True,
-    type=FOLDER,
-    help="Data set folder: one with train/ and val/, or a training split.",
+    type=PLACE,
+    help="Data set: a folder (or s3://bucket/folder) with train/ and val/, or a training split.",
 )
-@click.option("--val", default=None, type=FOLDER, help="Validation split, if it is not in --data.")
+@click.option("--val", default=None, type=PLACE, help="Validation split, if it is not in --data.")
 @click.option(
     "--run",
     "run_folder",
@@ -396,6 +419,8 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     type=click.Choice(["auto", "dali"]),
     help="auto: the compiled operator where it can be used; dali: never. The images are the same.",
 )
+@cache_option
+@cache_size_option
 @click.option(
     "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines."
 )
@@ -424,6 +449,8 @@ def train(
     threads: int,
     on_bad_sample: str,
     decoder: str,
+    cache: Path | None,
+    cache_size: int,
     log_every: int,
     checkpoint_every: int,
     quiet: bool,
@@ -439,6 +466,7 @@ def train(
       cli.py train --data shards/
       cli.py train --data shards/ --epochs 5 --run runs/short
       cli.py train --data shards/ --run runs/short --epochs 10 --resume
+      cli.py train --data s3://bucket/shards --order grouped --cache /scratch --cache-size 100G
     """
     from trainer import launch, loop
     from trainer.recipe import Recipe
@@ -456,6 +484,8 @@ def train(
         augmentation=augment,
         order=order,
         decoder=decoder,
+        cache=cache,
+        cache_bytes=cache_size,
         num_threads=threads or max(1, launch.cores() // devices),
         on_bad_sample=on_bad_sample,
     )
@@ -473,8 +503,8 @@ def train(
 
 
 @main.command()
-@click.option("--data", required=True, type=FOLDER, help="Data set folder with train/ (for the mean image) and val/.")
-@click.option("--val", default=None, type=FOLDER, help="Validation split, if it is not in --data.")
+@click.option("--data", required=True, type=PLACE, help="Data set with train/ (for the mean image) and val/.")
+@click.option("--val", default=None, type=PLACE, help="Validation split, if it is not in --data.")
 @click.option(
     "--checkpoint",
     default=Path("runs/alexnet"),
@@ -484,8 +514,19 @@ def train(
 )
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "cuda"]))
+@cache_option
+@cache_size_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(data: Path, val: Path | None, checkpoint: Path, batch_size: int, device: str, as_json: bool) -> None:
+def evaluate(
+    data: Path,
+    val: Path | None,
+    checkpoint: Path,
+    batch_size: int,
+    device: str,
+    cache: Path | None,
+    cache_size: int,
+    as_json: bool,
+) -> None:
     """Top-1 and top-5 of a checkpoint on the validation split, one centre view, on one device.
 
     Python: trainer.evaluate.evaluate_checkpoint.
@@ -503,7 +544,8 @@ def evaluate(data: Path, val: Path | None, checkpoint: Path, batch_size: int, de
     from trainer.launch import choose_device_type, cores
 
     recipe = load(checkpoint).data["augmentation"]  # what was subtracted and divided by in training
-    stream = _stream(data, val, batch_size=batch_size, num_threads=cores(), augmentation=recipe)
+    options = {"batch_size": batch_size, "num_threads": cores(), "augmentation": recipe}
+    stream = _stream(data, val, **options, cache=cache, cache_bytes=cache_size)
     score = evaluate_checkpoint(stream, checkpoint, torch.device(choose_device_type(1, device)))
     click.echo(json.dumps(asdict(score)) if as_json else score.line())
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CUT_OFF, UNREADABLE, StreamError, UndecodedError
-from pipeline.intact import check_shards
-from pipeline.shards import LocalShards
+from pipeline.intact import check_objects, check_shards
+from pipeline.shards import Deferred, LocalShards, Shards
+from pipeline.staging import StagedShards, Staging
 from sharding import layout
 
 
@@ -25,7 +26,7 @@ class Dataset:
     offset_N: NDArray[np.int64]
     size_N: NDArray[np.int64]
     label_N: NDArray[np.int64]
-    shards: LocalShards
+    shards: Shards
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -62,8 +63,8 @@ class Dataset:
         return str(layout.load_catalog_shard(self.folder, record, ("key",))["key"][row])
 
 
-def open_dataset(folder: Path) -> Dataset:
-    """Open the split in ``folder``.
+def open_dataset(folder: Path, staging: Staging | None = None, keep_steps: int = 1) -> Dataset:
+    """Open the split in ``folder``, here or in an object store, whose shards then come through ``staging``'s cache.
 
     Raises DatasetError if manifest or catalog are missing or do not match their digests, StreamError if a
     shard is missing, has another size than the manifest says, or the catalog points outside it, and as
@@ -76,8 +77,12 @@ def open_dataset(folder: Path) -> Dataset:
     ends = np.array([s.num_bytes for s in manifest.shards])[shard]
     if (columns["offset"] + columns["size"] > ends).any() or (columns["offset"] < 0).any():
         raise StreamError(f"{folder}: the catalog points outside the shards; shard the source again")
-    shards = LocalShards(folder, manifest.shards)
-    check_shards(folder, manifest, columns["offset"], columns["size"])
+    if isinstance(folder, Path):
+        shards: Shards = LocalShards(folder, manifest.shards)
+        check_shards(folder, manifest, columns["offset"], columns["size"])
+    else:
+        check_objects(folder, manifest)
+        shards = Deferred(lambda: _staged(folder, manifest, staging, keep_steps))
     return Dataset(
         folder=folder,
         manifest=manifest,
@@ -87,3 +92,9 @@ def open_dataset(folder: Path) -> Dataset:
         label_N=columns["label"],
         shards=shards,
     )
+
+
+def _staged(remote: Path, manifest: layout.Manifest, staging: Staging | None, keep_steps: int) -> StagedShards:
+    if staging is None:
+        raise StreamError(f"{remote} lies in an object store: its shards need a cache; give --cache and --cache-size")
+    return StagedShards(remote, manifest.digest, manifest.shards, staging, keep_steps)

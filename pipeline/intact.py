@@ -40,6 +40,23 @@ def check_shards(folder: Path, manifest: Manifest, offset_N: NDArray[np.int64], 
         list(pool.map(check, range(len(manifest.shards))))
 
 
+def check_objects(remote: Path, manifest: Manifest) -> None:
+    """Every shard of an object store is there in its size; its sha256 is compared as it comes into the cache.
+
+    Raises StreamError for the first that is not.
+    """
+    listed = remote.fs.ls(remote.path, detail=True)  # type: ignore[attr-defined]
+    sizes = {str(entry["name"]).rpartition("/")[2]: entry["size"] for entry in listed}
+    for shard in manifest.shards:
+        size = sizes.get(f"{shard.name}.tar")
+        if size != shard.num_bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise StreamError(
+                f"shard {remote / f'{shard.name}.tar'} {found}, but the manifest says {shard.num_bytes} bytes; restore "
+                "the shard or shard the source again"
+            )
+
+
 def check_index(folder: Path, shard: ShardRecord) -> None:
     """The index file is the one that the manifest lists."""
     path, remedy = folder / f"{shard.name}.idx", "restore it, or shard the source again"

@@ -32,8 +32,10 @@ from pipeline.finish import Finish
 from pipeline.graph import Engine, crop_batches, fused_batches
 from pipeline.mean import MeanPlanes
 from pipeline.order import Order
-from pipeline.steps import Given, Skipped, Steps, evaluation_steps, training_steps
+from pipeline.staging import Staging
+from pipeline.steps import Given, Skipped, Steps, evaluation_steps, training_steps, upcoming_shards
 from sharding import layout
+from sharding.storage import location
 
 B = TypeVar("B")
 CPU = torch.device("cpu")
@@ -54,6 +56,8 @@ class ShardedData:
     long reads: a few shards are mixed at a time. ``num_threads`` are DALI's threads in each process, ``prefetch`` the
     batches decoded ahead. ``on_bad_sample``: ``fail`` at a sample that no longer decodes, or ``skip`` it (logged; the
     next one takes its place, validation leaves it out). ``decoder``: ``dali`` keeps the compiled operator out.
+    ``train`` and ``val`` are folders, or places in an object store (``s3://bucket/train``), whose shards come through
+    ``cache`` (default: ``~/.cache/alexstream``), a folder that holds at most ``cache_bytes``.
     Opens nothing until asked. Raises StreamError for a choice that does not exist.
     """
 
@@ -67,6 +71,8 @@ class ShardedData:
     prefetch: int = 2
     on_bad_sample: str = "fail"
     decoder: str = "auto"
+    cache: Path | str | None = None
+    cache_bytes: int = 64 << 30
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -80,9 +86,9 @@ class ShardedData:
         Raises DatasetError or StreamError if a file is missing or does not match its digest, or if the two
         splits have different classes.
         """
-        train = open_dataset(Path(self.train))
+        train = self._open(self.train)
         _Statistics.of(train)
-        val = open_dataset(Path(self.val)) if self.val is not None else None
+        val = self._open(self.val) if self.val is not None else None
         if val is not None and val.manifest.classes != train.manifest.classes:
             raise StreamError(
                 f"{self.val} has {len(val.manifest.classes)} classes and {self.train} has "
@@ -105,7 +111,8 @@ class ShardedData:
         self, start_step: int = 0, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU
     ) -> Iterator[Batch]:
         """Endless training batches from step ``start_step`` on, as ``TrainingData.training``."""
-        data, recipe = open_dataset(Path(self.train)), AUGMENTATIONS[self.augmentation]
+        data, recipe = self._open(self.train), AUGMENTATIONS[self.augmentation]
+        self._check_cache(data)
         statistics = _Statistics.of(data)
         augmenter = Augmenter.of(recipe, self.seed, data.manifest.encode.size_px, statistics.stats)
         skipped = Skipped()
@@ -119,7 +126,7 @@ class ShardedData:
         ``part``: this process's of ``count`` replicas, which share every batch of ``batch_size``. Raises StreamError
         if the data set does not fill one batch.
         """
-        data = open_dataset(Path(self.train))
+        data = self._open(self.train)
         if len(data) < self.batch_size:
             raise StreamError(
                 f"{self.train} has {len(data)} samples, fewer than one batch of {self.batch_size}; "
@@ -146,7 +153,7 @@ class ShardedData:
         if self.val is None:
             return iter(())
         recipe = AUGMENTATIONS[self.augmentation].evaluation()
-        statistics, data = _Statistics.of(open_dataset(Path(self.train))), open_dataset(Path(self.val))
+        statistics, data = _Statistics.of(self._open(self.train)), self._open(self.val)
         augmenter = Augmenter.of(recipe, self.seed, data.manifest.encode.size_px, statistics.stats)
         skipped = Skipped()
         steps = evaluation_steps(data, augmenter, self.batch_size, part, skipped)
@@ -155,12 +162,26 @@ class ShardedData:
 
     def decode_path(self, device: torch.device = CPU, exchanged: bool = False) -> str:
         """Which way the images of ``training`` take on ``device``, in a sentence for people."""
-        encoding = layout.load_manifest(Path(self.train)).encode.encoding
+        encoding = layout.load_manifest(_place(self.train)).encode.encoding
         if device.type == "cuda":
             return f"{encoding} shards, decoded on the GPU by nvJPEG (its hardware decoder where there is one)"
         if self._operator(encoding, CPU, exchanged) is not None:
             return f"{encoding} shards, decoded and finished in one compiled operator, {self.num_threads} thread(s)"
         return f"{encoding} shards, decoded by DALI on the CPU, {self.num_threads} thread(s)"
+
+    def _open(self, place: Path | str) -> Dataset:
+        cache = Path.home() / ".cache" / "alexstream" if self.cache is None else Path(self.cache)
+        staging = Staging(cache=cache, limit_bytes=self.cache_bytes)
+        return open_dataset(_place(place), staging, keep_steps=self.prefetch + 3)
+
+    def _check_cache(self, data: Dataset) -> None:
+        """A global order needs all shards all the time. Raises StreamError if the cache does not hold them."""
+        total = sum(record.num_bytes for record in data.manifest.shards)
+        if not isinstance(data.folder, Path) and self.order == "global" and total > self.cache_bytes:
+            raise StreamError(
+                f"{data.folder} has {total} bytes, the cache may hold {self.cache_bytes}, and the global order needs "
+                f"all of them at once; give --cache-size {total} or more, or --order grouped"
+            )
 
     def _order(self, data: Dataset) -> Order:
         sizes = tuple(record.num_samples for record in data.manifest.shards)
@@ -177,6 +198,10 @@ class ShardedData:
         if self.decoder == "dali" or encoding == "keep" or boxed or exchanged or device.type != "cpu":
             return None
         return fused.operator()
+
+
+def _place(place: Path | str) -> Path:
+    return location(place) if isinstance(place, str) else place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +255,7 @@ class _Stream:
         try:
             while True:
                 given = Given(steps, done, keep=self.engine.prefetch + 2)
+                self.data.shards.expect(upcoming_shards(self.data, steps, done))
                 try:
                     with closing(run(given)) as batches:  # its threads end before the files are closed
                         for batch in batches:

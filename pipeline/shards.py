@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +72,34 @@ class LocalShards:
                 remedy = "make it readable, or allow more open files with: ulimit -n"
                 raise StreamError(f"shard {tar} cannot be opened: {error.strerror}; {remedy}") from error
         return self._open[shard]
+
+
+class Deferred:
+    """Shards that are made when they are first asked for, and again after ``close``: opening costs nothing."""
+
+    def __init__(self, make: Callable[[], Shards]) -> None:
+        """Nothing is made yet."""
+        self._make = make
+        self._made: Shards | None = None
+
+    def descriptors(self, shards: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As ``Shards.descriptors``."""
+        return self._shards().descriptors(shards)
+
+    def expect(self, upcoming: Iterable[NDArray[np.int64]]) -> None:
+        """As ``Shards.expect``."""
+        self._shards().expect(upcoming)
+
+    def close(self) -> None:
+        """As ``Shards.close``; the shards can be asked for again."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    def _shards(self) -> Shards:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
 
 def allow_open_files(num_files: int) -> None:

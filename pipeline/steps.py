@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -98,6 +98,16 @@ def evaluation_steps(data: Dataset, augmenter: Augmenter, batch_size: int, part:
         return Step(epochs_N=epochs, ids_N=ids, read_N=read, labels_N=labels, draws=draws)
 
     return step
+
+
+def upcoming_shards(data: Dataset, steps: Steps, begin: int) -> Iterator[NDArray[np.int64]]:
+    """The shards of step ``begin`` and of those after it, as long as there are steps."""
+    for number in count(begin):
+        try:
+            step = steps(number)
+        except StopIteration:
+            return
+        yield data.shard_N[step.read_N]
 
 
 class Given:
