@@ -10,7 +10,9 @@
 
 Threads walk along ``expect`` and fetch what is not here, as far as the limit allows: ahead of use, they evict only
 what no process of this machine uses or is going to use. Every failure reaches the consumer in ``descriptors``, and
-in bounded time. Use it in the process that made it: threads do not survive a fork.
+in bounded time: that of the store or the disk when the shard is asked for (until then it is logged and tried again),
+that of the iterator when a shard must be waited for. Make it, use it and close it in one process: threads do not
+survive a fork, and a forked child that outlives its killed parent keeps the parent's claims alive.
 """
 
 from __future__ import annotations
