@@ -1,10 +1,8 @@
 """The stream from an object store: the batches of the local one, through a cache that stays within its limit."""
 
 import multiprocessing
-import shutil
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +12,19 @@ from pipeline.errors import StreamError
 from pipeline.loader import ShardedData
 from sharding.layout import load_manifest
 from sharding.pack import ShardRequest, shard
-from sharding.plan import ShardSize
 from sharding.storage import location
+
+NUM_SHARDS = 27
 
 
 @pytest.fixture(scope="module")
 def local(sample_images, tmp_path_factory):
-    """Nine shards of eight samples and fewer."""
+    """67 samples in many shards."""
     folder = tmp_path_factory.mktemp("local") / "train"
-    shard(ShardRequest(source=sample_images / "train", folder=folder, shard_samples=8), quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sharding.pack.num_shards", lambda *_: NUM_SHARDS)
+        shard(ShardRequest(source=sample_images / "train", folder=folder, num_workers=1), quiet=True)
+    assert len(load_manifest(folder).shards) == NUM_SHARDS
     return folder
 
 
@@ -32,4 +34,78 @@ def remote(local, s3_folder):
     place = location(f"{s3_folder}/train")
     for path in local.iterdir():
         place.fs.put_file(str(path), f"{place.path}/{path.name}")
-    return str(place)
+    return place
+
+
+def batches(data, count, **options):
+    return [(b.ids_N.clone(), b.images_NCHW.clone()) for b in islice(data.training(**options), count)]
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def cached_bytes(cache):
+    return sum(path.stat().st_blocks * 512 for path in cache.rglob("*.tar*"))
+
+
+@pytest.mark.parametrize("decoder", ["auto", "dali"])
+def test_a_bucket_gives_the_batches_of_the_folder(local, remote, tmp_path, decoder):
+    data = ShardedData(train=local, batch_size=16, decoder=decoder)
+    there = replace(data, train=str(remote), val=str(remote), cache=tmp_path)
+    assert there.facts().train_digest == data.facts().train_digest
+    assert same(batches(data, 6), batches(there, 6))
+    assert same(batches(data, 3, start_step=7), batches(there, 3, start_step=7))
+    assert sum(int((b.ids_N >= 0).sum()) for b in there.validation()) == 67
+
+
+def test_the_grouped_order_streams_through_a_cache_that_is_smaller_than_the_data(local, remote, tmp_path):
+    sizes = [record.num_bytes for record in load_manifest(local).shards]
+    limit = sum(sizes) * 3 // 4
+    data = ShardedData(train=local, batch_size=4, order="grouped", prefetch=1)
+    there = replace(data, train=str(remote), cache=tmp_path, cache_bytes=limit)
+    stream, expected = there.training(), data.training()
+    for _ in range(40):  # more than two epochs
+        batch, wanted = next(stream), next(expected)
+        assert torch.equal(batch.ids_N, wanted.ids_N) and torch.equal(batch.images_NCHW, wanted.images_NCHW)
+        assert cached_bytes(tmp_path) <= limit + 4096 * NUM_SHARDS
+    stream.close()
+
+
+def test_a_global_order_that_the_cache_cannot_hold_is_refused_before_anything_is_fetched(remote, tmp_path):
+    data = ShardedData(train=str(remote), cache=tmp_path / "cache", cache_bytes=100_000)
+    with pytest.raises(StreamError, match=r"--cache-size \d+ or more, or --order grouped"):
+        data.training()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_missing_or_shorter_object_is_an_error_at_opening(remote, tmp_path):
+    data = ShardedData(train=str(remote), cache=tmp_path)
+    remote.fs.pipe_file(f"{remote.path}/train-000003.tar", b"short")
+    with pytest.raises(StreamError, match=r"train-000003\.tar has 5 bytes"):
+        data.facts()
+    remote.fs.rm_file(f"{remote.path}/train-000003.tar")
+    with pytest.raises(StreamError, match=r"train-000003\.tar is missing"):
+        data.facts()
+
+
+def test_an_object_of_other_bytes_is_named_when_its_turn_comes(local, remote, tmp_path):
+    tar = local / "train-000003.tar"
+    swapped = bytearray(tar.read_bytes())
+    swapped[1000] ^= 1
+    remote.fs.pipe_file(f"{remote.path}/train-000003.tar", bytes(swapped))
+    with pytest.raises(StreamError, match=r"train-000003"):
+        batches(ShardedData(train=str(remote), batch_size=16, cache=tmp_path), 6)
+
+
+def test_two_ranks_share_a_cache_and_halve_the_batches(local, remote, tmp_path):
+    data = ShardedData(train=str(remote), batch_size=16, cache=tmp_path)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        halves = pool.starmap(_ids, [(data, Part(index=i, count=2)) for i in range(2)])
+    whole = [ids for ids, _ in batches(ShardedData(train=local, batch_size=16), 4)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == [ids.tolist() for ids in whole]
+
+
+def _ids(data, part):
+    return [b.ids_N.tolist() for b in islice(data.training(part=part), 4)]
