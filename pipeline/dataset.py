@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CUT_OFF, UNREADABLE, StreamError, UndecodedError
 from pipeline.intact import check_objects, check_shards
+from pipeline.remote.staging import StagedShards, Staging
 from pipeline.shards import Deferred, LocalShards, Shards
-from pipeline.staging import StagedShards, Staging
 from sharding import layout
 
 

@@ -32,7 +32,7 @@ from pipeline.finish import Finish
 from pipeline.graph import Engine, crop_batches, fused_batches
 from pipeline.mean import MeanPlanes
 from pipeline.order import Order
-from pipeline.staging import Staging
+from pipeline.remote.staging import Staging
 from pipeline.steps import Given, Skipped, Steps, evaluation_steps, training_steps, upcoming_shards
 from sharding import layout
 from sharding.storage import location

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.fetch import Patience
+from pipeline.remote.fetch import Patience
 from sharding.layout import ShardRecord
 
 DIGEST = "d" * 64

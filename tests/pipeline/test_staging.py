@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cache import Cache, Place, _victims
 from pipeline.errors import StreamError
-from pipeline.fetch import Patience
-from pipeline.horizon import Horizon
-from pipeline.lease import Claims
+from pipeline.remote.cache import Cache, Place, _victims
+from pipeline.remote.fetch import Patience
+from pipeline.remote.horizon import Horizon
+from pipeline.remote.lease import Claims
+from pipeline.remote.staging import StagedShards, Staging
 from pipeline.shards import LocalShards
-from pipeline.staging import StagedShards, Staging
 from tests.conftest import ROOT
 from tests.pipeline.store import DIGEST, QUICK, SHARD_BYTES, cached, du, proxy_before, record, remote_folder, upload
 
@@ -130,7 +130,7 @@ def test_an_endless_order_that_uses_few_shards_is_looked_at_only_so_far(staged, 
 
 def test_a_long_wait_is_told(staged, proxy, caplog):
     proxy.fault = lambda name, number: 1.2 if number == 1 else None
-    with caplog.at_level(logging.INFO, logger="pipeline.staging"):
+    with caplog.at_level(logging.INFO, logger="pipeline.remote.staging"):
         shards = staged()
         read(shards, 5)
     assert "train-000005" in caplog.text and "waited" in caplog.text
@@ -387,7 +387,7 @@ _RANK = """
 import json, os, sys
 import numpy as np
 from pathlib import Path
-from pipeline.staging import StagedShards, Staging
+from pipeline.remote.staging import StagedShards, Staging
 from pipeline.errors import StreamError
 from tests.pipeline.store import DIGEST, QUICK, SHARD_BYTES, record, remote_folder
 text, port, cache, limit, order = json.loads(sys.argv[1])

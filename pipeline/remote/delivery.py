@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.cache import Cache, Place, refusals
-from pipeline.fetch import Fetcher, Patience, write_at
+from pipeline.remote.cache import Cache, Place, refusals
+from pipeline.remote.fetch import Fetcher, Patience, write_at
 from sharding import layout
 
 

@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import touch
-from pipeline.delivery import Staging as Staging
 from pipeline.errors import StreamError
+from pipeline.remote.cache import touch
+from pipeline.remote.delivery import Staging as Staging
+from pipeline.remote.stager import POLL_S, Stager, Tally
 from pipeline.shards import allow_open_files
-from pipeline.stager import POLL_S, Stager, Tally
 from sharding import layout
 
 logger = logging.getLogger(__name__)

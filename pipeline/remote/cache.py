@@ -25,7 +25,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from pipeline.errors import StreamError
-from pipeline.lease import Claims, Lease, exclusive
+from pipeline.remote.lease import Claims, Lease, exclusive
 
 _TMP = ".tmp"
 _DIGEST = re.compile(r"[0-9a-f]{64}")

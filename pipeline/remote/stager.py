@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import Place
-from pipeline.delivery import Delivery, Staging
 from pipeline.errors import StreamError
-from pipeline.horizon import Horizon
+from pipeline.remote.cache import Place
+from pipeline.remote.delivery import Delivery, Staging
+from pipeline.remote.horizon import Horizon
 from sharding import layout
 
 logger = logging.getLogger(__name__)
