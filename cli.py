@@ -543,6 +543,7 @@ def evaluate(
     from trainer.evaluate import evaluate_checkpoint
     from trainer.launch import choose_device_type, cores
 
+    _resolve(data, "train")
     recipe = load(checkpoint).data["augmentation"]  # what was subtracted and divided by in training
     options = {"batch_size": batch_size, "num_threads": cores(), "augmentation": recipe}
     stream = _stream(data, val, **options, cache=cache, cache_bytes=cache_size)

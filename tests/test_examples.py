@@ -43,22 +43,37 @@ def test_the_resnet_example_trains_on_kept_shards_and_resumes(kept, tmp_path):
     assert re.findall(r"^epoch (\d)", first + second, re.MULTILINE) == ["1", "2"]
 
 
-def blocks():
-    return re.findall(r"^```python\n(.*?)^```", LIBRARY.read_text(), re.MULTILINE | re.DOTALL)
+PRELUDE = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.LazyLinear(8))
+model(torch.zeros(1, 3, 224, 224))
+optimizer, criterion = torch.optim.SGD(model.parameters(), 1e-4), nn.CrossEntropyLoss()
+"""
 
 
-@pytest.mark.parametrize("number", range(len(blocks()) if LIBRARY.exists() else 0))
-def test_every_piece_of_python_in_the_library_page_runs(number, sample_shards, tmp_path):
-    code = blocks()[number]
-    wanted = re.findall(r"^(?:import|from) (lightning|accelerate)", code, re.MULTILINE)
-    for name in wanted:
-        pytest.importorskip(name, reason=f"{name} is not installed")
-    (tmp_path / "shards").symlink_to(sample_shards)
-    prelude = (
-        "import torch\nfrom torch import nn\n"
-        "model = nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.LazyLinear(8))\n"
-        "model(torch.zeros(1, 3, 224, 224))\n"
-        "optimizer, criterion = torch.optim.SGD(model.parameters(), 1e-4), nn.CrossEntropyLoss()\n"
-    )
-    (tmp_path / "piece.py").write_text(prelude + code)
-    python(tmp_path / "piece.py", cwd=tmp_path)
+def blocks(library=None):
+    """The page's pieces that need no other library, or those that import ``library``."""
+    pieces = re.findall(r"^```python\n(.*?)^```", LIBRARY.read_text(), re.MULTILINE | re.DOTALL)
+    others = {piece: re.findall(r"^import (lightning|accelerate)", piece, re.MULTILINE) for piece in pieces}
+    return [piece for piece in pieces if others[piece] == ([library] if library else [])]
+
+
+def run_pieces(pieces, shards, folder):
+    (folder / "shards").symlink_to(shards)
+    code = "".join(f"exec({PRELUDE + piece!r}, {{}})\n" for piece in pieces)
+    (folder / "pieces.py").write_text(code)
+    return python(folder / "pieces.py", cwd=folder)
+
+
+def test_every_piece_of_python_in_the_library_page_runs(sample_shards, tmp_path):
+    assert len(blocks()) == 5
+    run_pieces(blocks(), sample_shards, tmp_path)
+
+
+@pytest.mark.parametrize("library", ["lightning", "accelerate"])
+def test_the_pieces_for_other_libraries_run_where_they_are_installed(library, sample_shards, tmp_path):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    assert len(blocks(library)) == 1
+    run_pieces(blocks(library), sample_shards, tmp_path)
