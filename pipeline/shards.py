@@ -1,6 +1,6 @@
 """Where the shards of an open data set are read: file descriptors by shard number, for ``os.pread``.
 
-``LocalShards`` are files of this machine; ``remote.staging.StagedShards`` lie in an object store and come through a cache.
+``LocalShards`` are files of this machine; ``remote.staging.StagedShards`` come from an object store through a cache.
 The stream asks for the descriptors of each step, and may tell beforehand which shards the steps to come will need.
 """
 
