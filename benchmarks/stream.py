@@ -140,7 +140,7 @@ def quiet_block(loader: Running, seconds: float) -> dict[str, float]:
     while len(tried) < TRIES and not any(block["quiet"] for block in tried):
         block = loader.ask(seconds=seconds, drop=DROPPED)
         tried.append({**block, "quiet": abs(block["others"]) <= QUIET_CORES and block["steal"] <= QUIET_STEAL})
-    best = min(tried, key=lambda block: max(block["others"] / QUIET_CORES, block["steal"] / QUIET_STEAL))
+    best = min(tried, key=lambda block: max(abs(block["others"]) / QUIET_CORES, block["steal"] / QUIET_STEAL))
     return {**best, "tries": len(tried)}
 
 

@@ -63,35 +63,27 @@ def table(names: Sequence[str], blocks: Blocks, facts: dict[str, Any]) -> list[s
     return rows
 
 
-def ratio(blocks: Blocks, name: str, base: str) -> str:
+def ratio(blocks: Blocks, name: str, base: str, digits: int = 2) -> str:
     """Median, smallest and largest of the rounds' ratios."""
     if name not in blocks or base not in blocks:
         return "–"
-    pairs = zip(blocks[name], blocks[base], strict=True)
-    ratios = [own["rate"] / other["rate"] for own, other in pairs]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+    ratios = [own["rate"] / other["rate"] for own, other in zip(blocks[name], blocks[base], strict=True)]
+    median, smallest, largest = (f"{r:.{digits}f}" for r in (statistics.median(ratios), min(ratios), max(ratios)))
+    return f"{median} ({smallest}–{largest})"
 
 
 def headlines(blocks: Blocks) -> list[str]:
     """What is asked of the stream first: the bound, the fastest peer, and what augmentation costs."""
     lines = []
     for encoding in TITLES:
-        ours, bound = f"ours-{encoding}", f"bound-{encoding}"
-        peers = [n for n in blocks if CONTENDERS[n].encoding == encoding and not n.startswith(("ours", "bound"))]
-        peers = [name for name in peers if CONTENDERS[name].finished]
-        best = max(peers, key=lambda name: statistics.median(b["rate"] for b in blocks[name]), default="")
-        against = [(bound, "the C bound")] + ([(best, f"the fastest peer ({CONTENDERS[best].title})")] if best else [])
-        lines += [f"- {encoding}: alexstream ÷ {words}: {ratio(blocks, ours, base)}" for base, words in against]
-        lines.append(f"- {encoding}: augmentation on ÷ none: {fine_ratio(blocks, ours, f'{ours}-plain')}")
+        ours, plain, bound = f"ours-{encoding}", f"ours-{encoding}-plain", f"bound-{encoding}"
+        peers = [name for name in blocks if CONTENDERS[name].encoding == encoding and CONTENDERS[name].finished]
+        peers = [name for name in peers if name not in (ours, plain, bound)]
+        best = max(peers, key=lambda name: statistics.median(block["rate"] for block in blocks[name]), default="")
+        lines.append(f"- {encoding}: alexstream ÷ the C bound: {ratio(blocks, ours, bound)}")
+        lines.append(f"- {encoding}: alexstream ÷ the fastest peer (`{best}`): {ratio(blocks, ours, best)}")
+        lines.append(f"- {encoding}: augmentation on ÷ none: {ratio(blocks, ours, plain, digits=3)}")
     return [line for line in lines if not line.endswith("–")]
-
-
-def fine_ratio(blocks: Blocks, name: str, base: str) -> str:
-    """As ``ratio`` with a third digit, for what differs by a few per cent."""
-    if name not in blocks or base not in blocks:
-        return "–"
-    ratios = [own["rate"] / other["rate"] for own, other in zip(blocks[name], blocks[base], strict=True)]
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
 
 
 def quietness(blocks: Blocks) -> list[str]:
