@@ -53,10 +53,10 @@ class Running:
         python = interpreter(default_folder(), environment) if environment else Path(sys.executable)
         self._log = folder / f"{name}.log"
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": folder}
+        leave_here = {"HOME": str(folder), "TMPDIR": str(folder)}  # what libraries keep for the next time
+        pipes["env"] = {**os.environ, "PYTHONPATH": str(ROOT), **leave_here}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [python, WORKER, name, folder], stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes
-            )
+            self._process = subprocess.Popen([python, WORKER, name, folder], stderr=log, **pipes)
         self.facts = self._answer()
 
     def ask(self, **order: float) -> dict[str, float]:

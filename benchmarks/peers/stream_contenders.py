@@ -47,8 +47,8 @@ CONTENDERS = {
     "ours-jpeg-plain": _leader("alexstream, augmentation none", "jpeg", "stream_ours", *_OURS, **_OFF),
     "bound-jpeg": _leader("C bound", "jpeg", "stream_bound", "numpy"),
     "ffcv-jpeg": _leader("FFCV, custom operation", "jpeg", "stream_ffcv", *_FFCV, environment="ffcv"),
-    "ffcv-jpeg-short": _leader(
-        "the same, epochs as short as the set", "jpeg", "stream_ffcv", *_FFCV, environment="ffcv", epoch="short"
+    "ffcv-jpeg-tuned": _leader(
+        "FFCV, custom operation, tuned", "jpeg", "stream_ffcv", *_FFCV, environment="ffcv", tuned="yes"
     ),
     "dali-windows": Entry(
         "DALI, decoding of windows alone (uint8)", "jpeg", "stream_dali", _DALI, "nothing", {"finish": "none"},
@@ -84,8 +84,8 @@ CONTENDERS = {
     "ours-raw-plain": _leader("alexstream, augmentation none", "raw", "stream_ours", *_OURS, **_OFF),
     "bound-raw": _leader("C bound", "raw", "stream_bound", "numpy"),
     "ffcv-raw": _leader("FFCV, custom operation", "raw", "stream_ffcv", *_FFCV, environment="ffcv"),
-    "ffcv-raw-short": _leader(
-        "the same, epochs as short as the set", "raw", "stream_ffcv", *_FFCV, environment="ffcv", epoch="short"
+    "ffcv-raw-tuned": _leader(
+        "FFCV, custom operation, tuned", "raw", "stream_ffcv", *_FFCV, environment="ffcv", tuned="yes"
     ),
     "dali-raw": Entry(
         "DALI, lighting in torch", "raw", "stream_dali", _DALI, options={"finish": "torch"}

@@ -95,7 +95,7 @@ def main() -> None:
     finally:
         for child in tree(os.getpid())[1:]:
             with contextlib.suppress(OSError):
-                os.kill(child, signal.SIGKILL)
+                os.kill(child, signal.SIGTERM)  # which Python's own cleaner survives
         os._exit(0)  # loaders that run in threads are not asked to end
 
 
