@@ -9,7 +9,8 @@ Example::
 The images become 256×256 shards, JPEG (quality 95, 4:2:0) and raw, and all loaders read the samples that are stored
 there. Every loader is a process that stays alive and is asked for a block of ``--seconds`` in turn, in another order
 every round; between its blocks it rests. Each first takes one pass over the set. A block that other processes, or
-the machine's host, disturbed is measured again.
+the machine's host, disturbed is measured again. Loaders of JPEGs come first; those of raw shards start when they have
+ended, since together they would hardly fit into 24 GiB.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from peers.install import default_folder, interpreter
 from peers.stream_contenders import CONTENDERS
 from peers.stream_store import Stored
 from photographs import ROOT, default_images, gather
-from stream_report import Blocks, plot, report
+from stream_report import Results, plot, report
 
 from pipeline.dataset import open_dataset
 from pipeline.lighting import offset_matrix
@@ -40,7 +41,7 @@ from sharding.layout import EncodeRecipe, load_manifest, load_mean_image, load_s
 from sharding.pack import ShardRequest, shard
 
 WORKER = Path(__file__).resolve().parent / "peers" / "stream_worker.py"
-QUIET_CORES, QUIET_STEAL, TRIES = 0.12, 0.15, 4
+QUIET_CORES, QUIET_STEAL = 0.12, 0.15
 DROPPED, END_SECONDS = 8, 20
 
 
@@ -61,8 +62,9 @@ class Running:
 
     def ask(self, **order: float) -> dict[str, float]:
         """Give an order and wait for its answer."""
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer says why
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def stop(self) -> None:
@@ -117,43 +119,53 @@ def prepare(source: Path, encoding: str, folder: Path) -> Stored:
     return stored
 
 
-def start(names: Sequence[str], folder: Path, stack: ExitStack, warm: int) -> tuple[dict[str, Running], list[str]]:
-    """The loaders that run, each after ``warm`` images; and a sentence for each that does not."""
-    running, missing = {}, []
+def start(names: Sequence[str], folder: Path, stack: ExitStack, warm: int, results: Results) -> dict[str, Running]:
+    """The loaders that run, each after ``warm`` images; facts of them are noted."""
+    running = {}
     for name in names:
-        try:
+        with noted_failure(name, results):
             loader = Running(name, folder)
             stack.callback(loader.stop)
             loader.ask(images=warm)
-        except RuntimeError as error:
-            missing.append(f"{CONTENDERS[name].title} ({CONTENDERS[name].encoding}): not measured: {error}")
-            print(missing[-1], file=sys.stderr)
-        else:
-            running[name] = loader
+            running[name], results.facts[name], results.blocks[name] = loader, loader.facts, []
             print(f"{name} runs: {loader.facts}", file=sys.stderr)
-    return running, missing
+    return running
 
 
-def quiet_block(loader: Running, seconds: float) -> dict[str, float]:
-    """A block that nobody disturbed; after ``TRIES`` the one that was disturbed least."""
+@contextmanager
+def noted_failure(name: str, results: Results) -> Iterator[None]:
+    """A loader that fails is left out of the results, and a sentence says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        results.facts.pop(name, None)
+        results.blocks.pop(name, None)
+        results.missing.append(f"{CONTENDERS[name].title} ({CONTENDERS[name].encoding}): not measured: {error}")
+        print(results.missing[-1], file=sys.stderr)
+
+
+def quiet_block(loader: Running, seconds: float, tries: int) -> dict[str, float]:
+    """A block that nobody disturbed; after so many tries the one that was disturbed least."""
     tried: list[dict[str, float]] = []
-    while len(tried) < TRIES and not any(block["quiet"] for block in tried):
+    while len(tried) < tries and not any(block["quiet"] for block in tried):
         block = loader.ask(seconds=seconds, drop=DROPPED)
         tried.append({**block, "quiet": abs(block["others"]) <= QUIET_CORES and block["steal"] <= QUIET_STEAL})
     best = min(tried, key=lambda block: max(abs(block["others"]) / QUIET_CORES, block["steal"] / QUIET_STEAL))
     return {**best, "tries": len(tried)}
 
 
-def rounds_of(running: dict[str, Running], rounds: int, seconds: float) -> Blocks:
-    """Every loader once a round, in random order; those whose ratios matter most are near one another."""
-    blocks: Blocks = {name: [] for name in running}
-    for i in range(rounds):
+def take_rounds(running: dict[str, Running], args: argparse.Namespace, results: Results) -> None:
+    """Every loader once a round, in random order; those whose ratios matter most are close together."""
+    for i in range(args.rounds):
         names = random.Random(i).sample([*running], len(running))
-        for name in sorted(names, key=lambda name: (CONTENDERS[name].group, CONTENDERS[name].encoding)):
-            blocks[name].append(quiet_block(running[name], seconds))
-            rate, others = blocks[name][-1]["rate"], blocks[name][-1]["others"]
-            print(f"round {i + 1}/{rounds}: {name} {rate:.0f} images/s, others {others:.2f} cores", file=sys.stderr)
-    return blocks
+        for name in sorted(names, key=lambda name: CONTENDERS[name].group):
+            if name not in results.blocks:
+                continue
+            with noted_failure(name, results):
+                block = quiet_block(running[name], args.seconds, args.tries)
+                results.blocks[name].append(block)
+                words = f"{block['rate']:.0f} images/s, others {block['others']:.2f} cores"
+                print(f"round {i + 1}/{args.rounds}: {name} {words}", file=sys.stderr)
 
 
 def arguments() -> argparse.Namespace:
@@ -164,6 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8000, help="images in the shards, over and over [%(default)s]")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a block [%(default)s]")
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
+    parser.add_argument("--tries", type=int, default=4, help="for a block that others disturb [%(default)s]")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*CONTENDERS], default=[*CONTENDERS])
     parser.add_argument("--out", type=Path, help="[default: a name in benchmarks/results]")
     return parser.parse_args()
@@ -172,16 +185,18 @@ def arguments() -> argparse.Namespace:
 def measured(args: argparse.Namespace, scratch: Path, picture: Path) -> list[str]:
     """Everything, as lines of a result; and the picture."""
     images, words = gather(args.images, scratch, args.most)
-    source = replicated(images, args.samples, scratch / "source")
+    source, results = replicated(images, args.samples, scratch / "source"), Results()
     for encoding in sorted({CONTENDERS[name].encoding for name in args.only}):
         prepare(source, encoding, scratch)
-    with ExitStack() as stack:
-        running, missing = start(args.only, scratch, stack, args.samples)
-        os.sync()  # so that the disk is not busy with what was written
-        blocks = rounds_of(running, args.rounds, args.seconds)
-    facts = {name: loader.facts for name, loader in running.items()}
-    plot(blocks, picture)
-    return [f"{args.samples:,} samples, made of {words}.", "", *report(blocks, facts, missing, picture.name)]
+        names = [name for name in args.only if CONTENDERS[name].encoding == encoding]
+        with ExitStack() as stack:
+            running = start(names, scratch, stack, args.samples, results)
+            os.sync()  # so that the disk is not busy with what was written
+            take_rounds(running, args, results)
+    if not results.blocks:
+        raise SystemExit("nothing was measured")
+    plot(results.blocks, picture)
+    return [f"{args.samples:,} samples, made of {words}.", "", *report(results, picture.name)]
 
 
 def main() -> None:

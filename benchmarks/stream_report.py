@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from peers.stream_contenders import CONTENDERS
@@ -32,16 +34,25 @@ WORK_DONE = (
 )
 
 
-def report(blocks: Blocks, facts: dict[str, Any], missing: Sequence[str], picture: str) -> list[str]:
+@dataclass(frozen=True)
+class Results:
+    """Blocks of every loader in the order of the rounds, what it said of itself, and sentences on who is missing."""
+
+    blocks: Blocks = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def report(results: Results, picture: str) -> list[str]:
     """Everything that was measured, as lines."""
-    lines = []
+    blocks, facts, lines = results.blocks, results.facts, []
     for encoding, title in TITLES.items():
         names = [name for name in blocks if CONTENDERS[name].encoding == encoding]
         if names:
             lines += [f"## {title}", "", *table(names, blocks, facts), ""]
     lines += [f"![images/s of all loaders]({picture})", "", "## Ratios within the rounds", "", *headlines(blocks), ""]
     lines += [WORK_DONE, "", *quietness(blocks), ""]
-    return lines + versions(facts) + [f"- {sentence}" for sentence in missing]
+    return lines + versions(facts) + [f"- {sentence}" for sentence in results.missing]
 
 
 def table(names: Sequence[str], blocks: Blocks, facts: dict[str, Any]) -> list[str]:
@@ -132,4 +143,5 @@ def plot(blocks: Blocks, path: Path) -> None:
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel("images/s: median, and range of the rounds")
-    FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})
+    with rc_context({"svg.fonttype": "none"}):  # letters as letters: a tenth of the size
+        FigureCanvasSVG(figure).print_svg(str(path), metadata={"Date": None})

@@ -26,8 +26,9 @@ def stream(stored: Stored, tuned: str = "") -> Stream:
     FFCV takes new memory for its batches in every epoch, so an epoch of the set's size is short for it. ``tuned``
     makes epochs as long as ImageNet's, and keeps the mean image as planes, which its compiler makes more of.
     """
-    path = stored.folder / f"{stored.encoding}{tuned and '-tuned'}.beton"
-    _write(path, stored)
+    path = stored.folder / f"{stored.encoding}.beton"
+    if not path.exists():
+        _write(path, stored)
     repeats = -(-EPOCH // len(stored)) if tuned else 1
     finish = CropAndFinish(stored, planes=bool(tuned))
     loader = Loader(
