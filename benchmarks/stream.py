@@ -51,7 +51,7 @@ class Running:
     def __init__(self, name: str, folder: Path) -> None:
         """Start it. Raises RuntimeError if it does not come up."""
         environment = CONTENDERS[name].environment
-        python = interpreter(default_folder(), environment) if environment else Path(sys.executable)
+        python = interpreter(default_folder().absolute(), environment) if environment else Path(sys.executable)
         self._log = folder / f"{name}.log"
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": folder}
         leave_here = {"HOME": str(folder), "TMPDIR": str(folder)}  # what libraries keep for the next time
