@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/peers/install.py
 	$(BIN)/python benchmarks/conversion.py
+	$(BIN)/python benchmarks/stream.py
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

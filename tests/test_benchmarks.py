@@ -43,3 +43,13 @@ def test_opening_measures_both_orders(tmp_path):
     text = benchmark("opening", tmp_path / "opening.md", *options, most=())
     for row in ("## Order: global", "## Order: grouped", "| open, s |", "| stall at a border of epochs, ms |"):
         assert row in text
+
+
+def test_stream_compares_ours_with_others_and_says_who_is_missing(sample_images, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALEXSTREAM_PEERS", str(tmp_path))
+    options = ("--images", sample_images, "--samples", "128", "--seconds", "0.1", "--tries", "1")
+    text = benchmark("stream", tmp_path / "stream.md", *options, "--only", "ours-jpeg", "threads", "ffcv-jpeg")
+    for words in ("| alexstream |", "| threads + simplejpeg |", "- jpeg: alexstream ÷ the fastest peer (`threads`): "):
+        assert words in text
+    assert "FFCV, custom operation (jpeg): not measured: run benchmarks/peers/install.py" in text
+    assert "</svg>" in (tmp_path / "stream.svg").read_text()

@@ -1,12 +1,12 @@
-"""Install the converters that ours is compared with, each with its exact versions in an environment of its own.
+"""Install the converters and loaders that ours is compared with, each with its exact versions in its own environment.
 
 Example::
 
     python benchmarks/peers/install.py                  # all, under build/peers (or $ALEXSTREAM_PEERS)
     python benchmarks/peers/install.py --only ffcv --folder /tmp/peers
 
-What is there already stays. What cannot be installed is said, here and in the results of ``conversion.py``. FFCV is
-compiled: it needs a C++ compiler and Debian's libopencv-dev, libturbojpeg0-dev and pkg-config.
+What is there already stays. What cannot be installed is said, here and in the results of ``conversion.py`` and
+``stream.py``. FFCV is compiled: it needs a C++ compiler and Debian's libopencv-dev, libturbojpeg0-dev and pkg-config.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 READY, REASON = "ready", "not-installed.txt"
 PIP_SECONDS = 1200
+# The data sets that MosaicML Streaming is shipped with are not used, but want much that is not installed.
+WITHOUT_DATA_SETS = (
+    "import sys; from types import ModuleType as M; "
+    "sys.modules.update({n: M(n) for n in ('streaming.multimodal', 'streaming.text', 'streaming.vision')})"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,11 @@ PEERS = {
         "to compile it, Debian's libopencv-dev, libturbojpeg0-dev and pkg-config are needed",
     ),
     "pillow-simd": Peer("import simplejpeg, webdataset; from PIL import Image"),
+    "grain": Peer("import grain, simplejpeg, torch"),
+    "litdata": Peer("import litdata, simplejpeg"),
+    "spdl": Peer("import simplejpeg, torch; from spdl.pipeline import PipelineBuilder"),
+    "streaming": Peer(f"{WITHOUT_DATA_SETS}; import simplejpeg, streaming"),
+    "tensorflow": Peer("import tensorflow"),
 }
 
 
