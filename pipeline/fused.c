@@ -138,27 +138,27 @@ __attribute__((target("avx2"))) static inline __m128i channel(const uint8_t *rgb
     return plane;
 }
 
-__attribute__((target("avx2"))) static inline __m256 eight(const float *row, int x, int flip) {
-    if (!flip) return _mm256_loadu_ps(row + x);
-    return _mm256_permutevar8x32_ps(_mm256_loadu_ps(row + CROP - 8 - x), _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
+__attribute__((target("avx2"))) static inline __m256 turned(__m256 eight) {
+    return _mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
 
-/* finish_row with stores that go past the cache: the batch is far larger, and the mean image should stay there. */
+/* finish_row with stores that go past the cache: the batch is far larger, and the mean image should stay there.
+ * Where pixels and mean are both mirrored, only what they give is. */
 __attribute__((target("avx2"))) static inline void stream_row(const row_t *s, const uint8_t *rgb, int y, int flip,
                                                               int mean_flip) {
     for (int x = 0; x < CROP; x += 16) {
-        const uint8_t *block = rgb + CHANNELS * (flip ? CROP - 16 - x : x);
+        const uint8_t *block = rgb + CHANNELS * (flip && !mean_flip ? CROP - 16 - x : x);
 #pragma GCC unroll 3
         for (int c = 0; c < CHANNELS; c++) {
-            const float *mean = s->mean + (c * s->mean_edge + y) * s->mean_edge;
-            float *out = s->out + (c * CROP + y) * CROP + x;
+            const float *mean = s->mean + (c * s->mean_edge + y) * s->mean_edge + x;
+            float *out = s->out + (c * CROP + y) * CROP;
             const __m256 light = _mm256_set1_ps(s->rgb[c]);
-            __m128i bytes = channel(block, c, flip);
+            __m128i bytes = channel(block, c, flip && !mean_flip);
             for (int half = 0; half < 16; half += 8, bytes = _mm_srli_si128(bytes, 8)) {
                 __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
-                value = _mm256_add_ps(_mm256_sub_ps(value, eight(mean, x + half, mean_flip)), light);
+                value = _mm256_add_ps(_mm256_sub_ps(value, _mm256_loadu_ps(mean + half)), light);
                 if (s->divisor[c] != 1.0f) value = _mm256_div_ps(value, _mm256_set1_ps(s->divisor[c]));
-                _mm256_stream_ps(out + half, value);
+                _mm256_stream_ps(out + (mean_flip ? CROP - 8 - x - half : x + half), mean_flip ? turned(value) : value);
             }
         }
     }
