@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from fidelity import IDENTICAL_DB, decoded, psnr, references, spread
-from machine import describe, result_path
+from machine import command_line, describe, result_path
 from peers.install import default_folder, interpreter
 from peers.tools import TOOLS
 from photographs import ROOT, default_images, gather
@@ -277,7 +277,7 @@ def main() -> None:
     args = arguments()
     with tempfile.TemporaryDirectory() as scratch:
         lines = measured(args, Path(scratch))
-    command = " ".join(["python benchmarks/conversion.py", *sys.argv[1:]])
+    command = command_line()
     head = ["# Conversion, beside other converters", "", f"`{command}`", "", describe(), ""]
     path = args.out or result_path("conversion")
     path.write_text("\n".join([*head, *lines]).rstrip() + "\n")

@@ -65,7 +65,7 @@ def main() -> None:
     for i in (0, LOOKS // 10, LOOKS // 4, LOOKS // 2, 3 * LOOKS // 4, LOOKS - 1):
         lines.append(f"| {(i + 1) * args.batches // LOOKS:,} | {looks[i][0]:.1f} | {looks[i][1]} | {looks[i][2]} |")
     lines += ["", f"After the warm-up: {steady.min():.1f}–{steady.max():.1f} MiB, {slope:+.3f} MiB per 1,000 batches."]
-    path = result_path("endurance")
+    path = result_path(f"endurance_{data.decode_path().split()[0]}")
     path.write_text("\n".join(lines) + "\n")
     print("\n".join(lines), f"\n\nwritten to {path}")
 

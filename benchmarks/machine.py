@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,10 +27,19 @@ def describe() -> str:
     )
 
 
+def command_line() -> str:
+    """The command that made a result; of folders elsewhere on this machine, the names alone."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_local, sys.argv[1:])])
+
+
 def result_path(theme: str) -> Path:
     """``results/THEME_cpu2_2026-11-21.md``: theme, hardware, date."""
     RESULTS.mkdir(exist_ok=True)
     return RESULTS / f"{theme}_cpu{default_workers()}_{datetime.date.today()}.md"
+
+
+def _local(argument: str) -> str:
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _said_by(*command: str) -> str:

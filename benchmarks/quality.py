@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from fidelity import Pixels, decoded, psnr, spread, ssim
-from machine import describe, result_path
+from machine import command_line, describe, result_path
 from photographs import IMAGENET_IMAGES, default_images, gather
 
 from sharding.image import prepare, stored_pixels
@@ -122,7 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         images, words = gather(args.images, Path(scratch), args.most)
         rows = measured(images, args.rounds)
-    command = " ".join(["python benchmarks/quality.py", *sys.argv[1:]])
+    command = command_line()
     lines = ["# What each encoding costs and keeps", "", f"`{command}`", "", describe(), ""]
     lines += [f"On {words}.", "", *rows, "", READING]
     path = args.out or result_path("quality")

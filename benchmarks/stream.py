@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe, result_path
+from machine import command_line, describe, result_path
 from peers.install import default_folder, interpreter
 from peers.stream_contenders import CONTENDERS
 from peers.stream_store import Stored
@@ -206,7 +206,7 @@ def main() -> None:
     path = args.out or result_path(f"stream_{theme}")
     with tempfile.TemporaryDirectory() as scratch:
         lines = measured(args, Path(scratch), path.with_suffix(".svg"))
-    command = " ".join(["python benchmarks/stream.py", *sys.argv[1:]])
+    command = command_line()
     head = ["# The training stream, beside other loaders", "", f"`{command}`", "", describe(), ""]
     path.write_text("\n".join([*head, *lines]).rstrip() + "\n")
     print("\n".join([*head, *lines]), f"\nwritten to {path}")
