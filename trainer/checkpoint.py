@@ -94,7 +94,7 @@ def load(path: Path) -> Checkpoint:
             state = torch.load(path, map_location="cpu", weights_only=True)
         if state.pop("schema") != SCHEMA:
             raise CheckpointError(f"{path}: not of schema {SCHEMA}")
-        state["recipe"], state["errors"] = Recipe(**state["recipe"]), tuple(state["errors"])
+        state["recipe"], state["errors"] = Recipe.of(state["recipe"]), tuple(state["errors"])
         return Checkpoint(**state)
     except (RuntimeError, KeyError, TypeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__

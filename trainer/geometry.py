@@ -1,6 +1,6 @@
 """The network's layers as data: canonical shapes, and how each is cut into two columns.
 
-Canonical = the single-device layout, in which conv2, conv4 and conv5 have two groups. A column (the paper's
+Canonical = the single-device layout, in which layers whose columns do not talk have two groups. A column (the paper's
 "GPU") holds half the kernels of every layer, so cutting is taking one half of the output rows; fc8 alone is
 cut along its inputs, since its outputs are the classes.
 """
@@ -8,11 +8,19 @@ cut along its inputs, since its outputs are the classes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from trainer.recipe import PAPER, Recipe
+
 NUM_COLUMNS = 2
+# Kernels of a column's layers: of the two-column net, and of the net of one GPU (section 3.5, footnote 2: half of it,
+# but for the last convolution and the fully connected layers).
+_TWO_COLUMNS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256}
+_ONE_COLUMN = {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192, "conv5": 256}
+HIDDEN = 4096
+POOLED_PX = 6  # side of the last pooling's output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +35,13 @@ class Layer:
     padding: int = 0
     groups: int = 1
     bias: float = 0.0
+    sd: float = 0.01
     cut_inputs: bool = False
+
+    @property
+    def talks(self) -> bool:
+        """Whether each column needs what the other's layer before gave."""
+        return self.groups == 1 and not self.cut_inputs and self.inputs != 3
 
     def weight_shape(self, columns: int = 1) -> tuple[int, ...]:
         """Shape of the weight held by one of ``columns`` processes (1: canonical)."""
@@ -41,40 +55,61 @@ class Layer:
         return (self.outputs if self.cut_inputs else self.outputs // columns,)
 
 
-def layers(num_classes: int) -> tuple[Layer, ...]:
-    """The eight layers of section 3.5; biases as in section 5 (1 in conv2, conv4, conv5, fc6 and fc7)."""
-    return (
-        Layer(name="conv1", inputs=3, outputs=96, kernel=11, stride=4),
-        Layer(name="conv2", inputs=96, outputs=256, kernel=5, padding=2, groups=2, bias=1.0),
-        Layer(name="conv3", inputs=256, outputs=384, kernel=3, padding=1),
-        Layer(name="conv4", inputs=384, outputs=384, kernel=3, padding=1, groups=2, bias=1.0),
-        Layer(name="conv5", inputs=384, outputs=256, kernel=3, padding=1, groups=2, bias=1.0),
-        Layer(name="fc6", inputs=256 * 6 * 6, outputs=4096, bias=1.0),
-        Layer(name="fc7", inputs=4096, outputs=4096, bias=1.0),
-        Layer(name="fc8", inputs=4096, outputs=num_classes, cut_inputs=True),
-    )
+def layers(num_classes: int, recipe: Recipe = PAPER) -> tuple[Layer, ...]:
+    """The layers of section 3.5; biases as in section 5 (1 in conv2, conv4, conv5, fc6 and fc7)."""
+    kernels = dict(_TWO_COLUMNS if recipe.columns == 2 else _ONE_COLUMN)
+    if recipe.sixth_conv:
+        kernels["conv6"] = kernels["conv5"]
+    kernels.pop(recipe.removed, None)
+    form = {
+        "conv1": {"kernel": 11, "stride": 4},
+        "conv2": {"kernel": 5, "padding": 2, "bias": 1.0},
+    }
+    alone = recipe.columns  # groups of a layer that sees its own column only
+    together = 1 if recipe.columns_talk else alone
+    made, inputs = [], 3
+    for name, outputs in kernels.items():
+        upper = {"kernel": 3, "padding": 1, "bias": 0.0 if name == "conv3" else 1.0}
+        made.append(
+            Layer(
+                name=name,
+                inputs=inputs,
+                outputs=outputs,
+                groups={"conv1": 1, "conv3": together}.get(name, alone),
+                sd=recipe.weight_sd if name in form else recipe.upper_conv_sd,
+                **form.get(name, upper),  # type: ignore[arg-type]
+            )
+        )
+        inputs = outputs
+    full = Layer(name="fc6", inputs=inputs * POOLED_PX**2, outputs=HIDDEN, groups=together, bias=1.0, sd=recipe.weight_sd)
+    made += [
+        full,
+        replace(full, name="fc7", inputs=HIDDEN),
+        replace(full, name="fc8", inputs=HIDDEN, outputs=num_classes, groups=1, bias=0.0, cut_inputs=True),
+    ]
+    return tuple(made)
 
 
-def parameter_shapes(num_classes: int, columns: int = 1) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(num_classes: int, columns: int = 1, recipe: Recipe = PAPER) -> dict[str, tuple[int, ...]]:
     """Name → shape of every parameter that one of ``columns`` processes holds."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for layer in layers(num_classes):
+    for layer in layers(num_classes, recipe):
         shapes[f"{layer.name}.weight"] = layer.weight_shape(columns)
         shapes[f"{layer.name}.bias"] = layer.bias_shape(columns)
     return shapes
 
 
-def num_parameters(num_classes: int) -> int:
+def num_parameters(num_classes: int, recipe: Recipe = PAPER) -> int:
     """60,965,224 at 1,000 classes."""
-    return sum(math.prod(shape) for shape in parameter_shapes(num_classes).values())
+    return sum(math.prod(shape) for shape in parameter_shapes(num_classes, recipe=recipe).values())
 
 
-def initial_parameters(num_classes: int, weight_sd: float, seed: int) -> dict[str, torch.Tensor]:
+def initial_parameters(num_classes: int, recipe: Recipe, seed: int) -> dict[str, torch.Tensor]:
     """Canonical float32 start values (section 5): Gaussian weights, constant biases; the same on any topology."""
     generator = torch.Generator().manual_seed(seed)
     parameters: dict[str, torch.Tensor] = {}
-    for layer in layers(num_classes):
-        weight = torch.empty(layer.weight_shape()).normal_(0.0, weight_sd, generator=generator)
+    for layer in layers(num_classes, recipe):
+        weight = torch.empty(layer.weight_shape()).normal_(0.0, layer.sd, generator=generator)
         parameters[f"{layer.name}.weight"] = weight
         parameters[f"{layer.name}.bias"] = torch.full(layer.bias_shape(), layer.bias)
     return parameters

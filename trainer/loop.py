@@ -25,7 +25,7 @@ from trainer.model import AlexNet
 from trainer.recipe import Recipe
 from trainer.report import CONFIG, Meter, Report
 from trainer.schedule import learning_rate
-from trainer.update import PaperUpdate
+from trainer.update import PaperUpdate, Rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +93,9 @@ class Trainer:
         state = checkpoints.load(options.folder) if options.resume else None
         self.step = state.step if state else 0
         self.errors = list(state.errors) if state else []
-        start = state.parameters if state else initial_parameters(len(self.facts.classes), recipe.weight_sd, seed)
+        start = state.parameters if state else initial_parameters(len(self.facts.classes), recipe, seed)
         self.model = AlexNet(start, rank.columns, recipe, seed).to(rank.device)
-        self.update = PaperUpdate(list(self.model.named().values()), recipe)
+        self.update = PaperUpdate(self.model.named(), recipe)
         if state:
             self._restore_velocity(state.velocity)
         folder = options.folder if rank.is_main else None
@@ -137,7 +137,7 @@ class Trainer:
         waited = time.perf_counter() - start
         loss = F.cross_entropy(self.model(batch.images_NCHW, self.step), batch.labels_N)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.update.step(rate)
+        self.update.step(Rates(conv1=rate, weights=rate, biases=rate * self.options.recipe.bias_rate_factor))
         value = loss.item()
         self.step += 1
         elapsed = time.perf_counter() - start
@@ -180,7 +180,7 @@ class Trainer:
         """Join both columns' shares on the main rank and write them."""
         names = self.model.named()
         parameters = self._joined({name: p.detach() for name, p in names.items()})
-        velocity = self._joined(dict(zip(names, self.update.velocity, strict=True)))
+        velocity = self._joined(self.update.velocity)
         if self.rank.is_main:
             state = Checkpoint(
                 step=self.step,
@@ -206,6 +206,6 @@ class Trainer:
 
     def _restore_velocity(self, velocity: Tensors) -> None:
         columns = self.rank.columns
-        for name, mine in zip(self.model.named(), self.update.velocity, strict=True):
+        for name, mine in self.update.velocity.items():
             share = velocity[name] if columns.count == 1 else cut(name, velocity[name], columns.index)
             mine.copy_(share)

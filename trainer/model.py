@@ -1,39 +1,50 @@
 """AlexNet in two columns (section 3.5, figure 2), as one process holds it: one column, or both grouped.
 
 Input 224×224; conv1's 55×55 outputs come from 3 zero pixels on the right and bottom, as in the original
-program (docs/decisions). Columns exchange at conv3, fc6, fc7, and sum their parts of fc8.
+program (docs/decisions). Columns exchange at conv3, fc6, fc7, and sum their parts of fc8. Images are channels-last
+between the layers.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from trainer.columns import Columns
-from trainer.geometry import Layer, cut, layers
-from trainer.lrn import local_response_norm
+from trainer.geometry import cut, layers
 from trainer.recipe import Recipe
+from trainer.tail import Tail
 
 
 class AlexNet(nn.Module):
     """The network, or one column of it.
 
     ``parameters`` are canonical (``geometry.initial_parameters`` or a checkpoint's); this process keeps its
-    share. ``seed`` decides the dropout masks, which are a function of (seed, step, layer, column).
+    share, in ``dtype`` if given. ``seed`` decides the dropout masks, which are a function of (seed, step, layer,
+    column, place in the batch).
     """
 
-    def __init__(self, parameters: dict[str, torch.Tensor], columns: Columns, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, torch.Tensor],
+        columns: Columns,
+        recipe: Recipe,
+        seed: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Take this process's share of the canonical parameters."""
         super().__init__()
         self.columns, self.recipe, self.seed = columns, recipe, seed
-        self.layers = {layer.name: layer for layer in layers(parameters["fc8.bias"].shape[0])}
+        self.layers = {layer.name: layer for layer in layers(parameters["fc8.bias"].shape[0], recipe)}
         # One flat level, canonical names: torch forbids dots in parameter names, so they get underscores.
         for name, canonical in parameters.items():
             share = canonical if columns.count == 1 else cut(name, canonical, columns.index)
-            self.register_parameter(name.replace(".", "_"), nn.Parameter(share.clone()))
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(share.to(dtype or share.dtype, copy=True)))
+        self._tails = _tails(recipe)
 
     def named(self) -> dict[str, nn.Parameter]:
         """This process's parameters by canonical name."""
@@ -45,52 +56,108 @@ class AlexNet(nn.Module):
         ``step`` numbers the training step and turns dropout on; without it, activations are halved instead
         (section 4.2: "multiply their outputs by 0.5").
         """
-        x = F.pad(images_NCHW, (0, 3, 0, 3))
-        x = self._pool(self._norm(self._conv("conv1", x)))
-        x = self._pool(self._norm(self._conv("conv2", x)))
-        x = self._conv("conv3", self.columns.gather(x))
-        x = self._conv("conv4", x)
-        x = self._pool(self._conv("conv5", x)).flatten(1)
-        x = self._hidden("fc6", self.columns.gather(x), step)
-        x = self._hidden("fc7", self.columns.gather(x), step)
+        x = self.features(images_NCHW, step)
         weight, bias = self._of("fc8")
         return self.columns.sum(F.linear(x, weight)) + bias
+
+    def features(self, images_NCHW: torch.Tensor, step: int | None = None) -> torch.Tensor:
+        """This process's share of the 4096 activations of the last hidden layer, (N, 4096 or 2048)."""
+        x = images_NCHW.to(self.fc8_weight.dtype, memory_format=torch.channels_last)
+        x = F.pad(x, (0, 3, 0, 3))
+        for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6"):
+            x = self._convolved(name, x)
+        x = x.flatten(1)
+        for name in ("fc6", "fc7"):
+            x = self._hidden(name, x, step)
+        return x
+
+    def kernels(self) -> torch.Tensor:
+        """The first layer's kernels that this process holds, (96 or 48, 3, 11, 11)."""
+        return self.conv1_weight.detach()
 
     def _of(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
 
-    def _conv(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        layer: Layer = self.layers[name]
+    @property
+    def _held(self) -> int:
+        """Columns in this process."""
+        return self.recipe.columns // self.columns.count
+
+    def _convolved(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        if name in self.layers:
+            x = self._layer(name, x)
+            if self.recipe.activation == "tanh":
+                x = torch.tanh(x)
+        elif name == "conv6":
+            return x
+        for part in self._tails[name]:
+            x = part(x, self._held) if isinstance(part, Tail) else part(x)
+        return x
+
+    def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        layer = self.layers[name]
         weight, bias = self._of(name)
-        groups = layer.groups if self.columns.count == 1 else 1
-        return F.relu_(F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups))
-
-    def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        """LRN within each column: both columns of one process become separate images of the batch."""
-        r = self.recipe
-        held = len(self.columns.local)
-        n, c, h, w = x.shape
-        by_column = x.reshape(n * held, c // held, h, w)
-        y = local_response_norm(by_column, r.lrn_maps, r.lrn_alpha, r.lrn_beta, r.lrn_k)
-        return y.view(n, c, h, w)
-
-    def _pool(self, x: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(x, kernel_size=3, stride=2)  # section 3.4: overlapping
+        if layer.talks and self.columns.count > 1:
+            return self.columns.talking(layer, x, weight, bias)
+        groups = min(layer.groups, self._held)
+        if layer.kernel:
+            return F.conv2d(x, weight, bias, layer.stride, layer.padding, groups=groups)
+        if groups == 1:
+            return F.linear(x, weight, bias)
+        parts = zip(x.chunk(groups, 1), weight.chunk(groups), bias.chunk(groups), strict=True)
+        return torch.cat([F.linear(*part) for part in parts], 1)
 
     def _hidden(self, name: str, x: torch.Tensor, step: int | None) -> torch.Tensor:
-        weight, bias = self._of(name)
-        y = F.relu(F.linear(x, weight, bias))
-        keep = 1.0 - self.recipe.dropout
-        return y * (keep if step is None else self._mask(name, y, step))
+        y = self._layer(name, x)
+        y = torch.tanh(y) if self.recipe.activation == "tanh" else F.relu(y)
+        if self.recipe.dropout == 0.0:
+            return y
+        return y * (1.0 - self.recipe.dropout if step is None else self._mask(name, y, step))
 
     def _mask(self, name: str, y: torch.Tensor, step: int) -> torch.Tensor:
-        """1 with probability 1 − dropout, else 0, unscaled; drawn column by column, so topology-free."""
-        held = self.columns.local
+        """1 with probability 1 − dropout, else 0, unscaled; drawn for the whole batch and column by column."""
+        size = len(y)
+        rows = slice(size * self.columns.replica, size * (self.columns.replica + 1))
+        held = self._held
         masks = []
-        for column in held:
+        for column in range(self.columns.index * held, (self.columns.index + 1) * held):
             text = f"dropout:{self.seed}:{step}:{name}:{column}"
             number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
             generator = torch.Generator(y.device).manual_seed(number)
-            shape = (y.shape[0], y.shape[1] // len(held))
-            masks.append(torch.rand(shape, generator=generator, device=y.device) >= self.recipe.dropout)
+            shape = (size * self.columns.replicas, y.shape[1] // held)
+            drawn = torch.rand(shape, generator=generator, device=y.device) >= self.recipe.dropout
+            masks.append(drawn[rows])
         return torch.cat(masks, 1).to(y.dtype)
+
+
+def _tails(recipe: Recipe) -> dict[str, list[object]]:
+    """What follows each convolution, in order."""
+    relu = recipe.activation == "relu"
+    pool = Tail(relu=False, size=recipe.pool_size, stride=2)
+    norm = Tail(
+        relu=False, maps=recipe.lrn_maps if recipe.lrn else 0, alpha=recipe.lrn_alpha, beta=recipe.lrn_beta, k=recipe.lrn_k
+    )
+    normed = replace(norm, size=pool.size, stride=pool.stride)
+    first: list[object] = [replace(normed, relu=relu)]
+    if recipe.lrn_before_relu and relu:
+        first = [normed, Tail()]
+    second: list[object] = [replace(normed, relu=relu)]
+    if recipe.spatial_norm:
+        second = [replace(norm, relu=relu), spatial_norm, pool]
+    activated: list[object] = [Tail()] if relu else []
+    return {
+        "conv1": first,
+        "conv2": second,
+        "conv3": activated,
+        "conv4": activated,
+        "conv5": [replace(pool, relu=relu)],
+        "conv6": activated,
+    }
+
+
+def spatial_norm(x: torch.Tensor) -> torch.Tensor:
+    """x / (1 + 4e-5 Σ x²)^¾ over 5×5 pixels of each map, zero outside (the program's "cnorm2")."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    sums = F.avg_pool2d(wide * wide, 5, stride=1, padding=2, count_include_pad=True)
+    root = torch.rsqrt(1.0 + 1e-3 * sums)
+    return (wide * root * root.sqrt()).to(x.dtype)

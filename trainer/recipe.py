@@ -1,30 +1,125 @@
-"""What the paper says about training, as one frozen value; a checkpoint is bound to it."""
+"""What is trained and how, as one frozen value; a checkpoint is bound to it.
+
+``PAPER`` is what Krizhevsky, Sutskever and Hinton (2012) print. ``ORIGINAL`` is what their program did, as far as its
+published source and run notes tell (layers-145, layer-params-145-2010); each difference is a field. The fields under
+"ablations" are the paper's own experiments and the usual ones beside them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from trainer.errors import TrainError
+
+Activation = Literal["relu", "tanh"]
+REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """Rates from a point of the run on, given as the fraction of its epochs that has passed.
+
+    A rate of 0 freezes: no momentum, no decay. ``lighting`` off: images without colour noise and without the division
+    that goes with it.
+    """
+
+    start: float
+    rate: float
+    conv1_rate: float
+    bias_rate: float
+    lighting: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Hyper-parameters of Krizhevsky et al. (2012), with the section that states each.
+    """Hyper-parameters, with the section that states each.
 
     ``lrn_alpha`` multiplies the plain sum of squares over ``lrn_maps`` adjacent maps, as section 3.3 is
-    written (torch's ``local_response_norm`` divides its alpha by the number of maps).
+    written (torch's ``local_response_norm`` divides its alpha by the number of maps, as the program did).
     """
 
+    name: str = "paper"
     learning_rate: float = 0.01  # section 5
+    bias_rate_factor: float = 1.0  # section 5: "an equal learning rate for all layers"
     momentum: float = 0.9  # section 5
-    weight_decay: float = 0.0005  # section 5: on every parameter
+    weight_decay: float = 0.0005  # section 5: in the rule for every weight ...
+    bias_decay: bool = True  # ... biases not excepted
     rate_divisor: float = 10.0  # section 5: when validation error stops improving ...
     rate_drops: int = 3  # ... three times prior to termination
     patience_epochs: int = 5  # the paper does not say how long it waited
+    phases: tuple[Phase, ...] = ()  # scripted rates, in place of the validation error's
     weight_sd: float = 0.01  # section 5: zero-mean Gaussian in each layer
-    dropout: float = 0.5  # section 4.2
+    upper_conv_sd: float = 0.01  # conv3, conv4, conv5
+    dropout: float = 0.5  # section 4.2; 0 for none
     lrn_k: float = 2.0  # section 3.3
     lrn_maps: int = 5
     lrn_alpha: float = 1e-4
     lrn_beta: float = 0.75
+    lrn_before_relu: bool = False  # in layer 1, where the program had ReLU after the pooling
+    spatial_norm: bool = False  # in layer 2, over 5x5 pixels, between LRN and pooling
+    # ablations
+    activation: Activation = "relu"  # section 3.1, figure 1
+    lrn: bool = True  # section 3.3: 1.4 % and 1.2 % of top-1 and top-5
+    pool_size: int = 3  # section 3.4: overlapping; 2 for none, 0.4 % and 0.3 %
+    columns: int = 2  # section 3.2; 1: the net of one GPU, 1.7 % and 1.2 %
+    columns_talk: bool = True  # exchanges at conv3, fc6 and fc7
+    removed: str = ""  # section 7: a middle layer less is "about 2 %"
+    sixth_conv: bool = False  # section 6: over the last pooling layer, for the larger data set
+
+    def __post_init__(self) -> None:
+        """Raise TrainError for what is no network."""
+        if self.removed and self.removed not in REMOVABLE:
+            raise TrainError(f"--remove: received {self.removed!r}, expected one of {', '.join(REMOVABLE)}")
+        if self.columns not in (1, 2):
+            raise TrainError(f"columns: received {self.columns}, expected 1 or 2")
+        if self.phases and self.phases[0].start != 0.0:
+            raise TrainError(f"phases: the first starts at {self.phases[0].start}, expected 0")
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Recipe:
+        """A recipe from what ``asdict`` made of one, by this version or an older one."""
+        phases = tuple(Phase(**phase) for phase in fields.get("phases", ()))
+        return cls(**{**fields, "phases": phases})
+
+    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Field → (here, there), where they differ."""
+        here, there = asdict(self), asdict(other)
+        return {name: (here[name], there[name]) for name in here if here[name] != there[name]}
 
 
 PAPER = Recipe()
+
+# Epochs 1, 23, 51, 68, 72 and 78 of 93 in the notes of the 2010 run (layer-params-145-2010, lines 170-176).
+_PHASES_2010 = (
+    Phase(start=0.0, rate=1e-2, conv1_rate=1e-2, bias_rate=2e-2),
+    Phase(start=22 / 93, rate=1e-3, conv1_rate=1e-3, bias_rate=2e-3),
+    Phase(start=50 / 93, rate=1e-4, conv1_rate=1e-4, bias_rate=2e-3),
+    Phase(start=67 / 93, rate=1e-4, conv1_rate=1e-5, bias_rate=2e-3, lighting=False),
+    Phase(start=71 / 93, rate=1e-4, conv1_rate=0.0, bias_rate=2e-3, lighting=False),
+    Phase(start=77 / 93, rate=1e-5, conv1_rate=0.0, bias_rate=2e-3, lighting=False),
+)
+
+ORIGINAL = Recipe(
+    name="original",
+    bias_rate_factor=2.0,  # layer-params-120-4gpu
+    bias_decay=False,  # layer.cu:565
+    phases=_PHASES_2010,
+    upper_conv_sd=0.03,  # layers-145.cfg:135-218
+    lrn_alpha=1e-4 / 5,  # layer.py:1183 divides the scale by the window
+    lrn_before_relu=True,  # layers-145.cfg:9-63
+    spatial_norm=True,  # layers-145.cfg:107-117
+)
+
+RECIPES = {recipe.name: recipe for recipe in (PAPER, ORIGINAL)}
+
+
+def scripted(recipe: Recipe, fractions: tuple[float, ...]) -> Recipe:
+    """``recipe`` with the rate divided at given fractions of the run instead of by the validation error."""
+    starts = (0.0, *fractions)
+    rates = [recipe.learning_rate / recipe.rate_divisor**i for i in range(len(starts))]
+    phases = tuple(
+        Phase(start=start, rate=rate, conv1_rate=rate, bias_rate=rate * recipe.bias_rate_factor)
+        for start, rate in zip(starts, rates, strict=True)
+    )
+    return replace(recipe, phases=phases)

@@ -1,0 +1,38 @@
+"""Compiled work on the CPU in as many threads as torch uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+
+def in_threads(part: Callable[[slice], None], count: int, at_least: int = 1) -> None:
+    """``part`` on slices that make up ``range(count)``, each of ``at_least`` items; it must release the GIL."""
+    num = max(1, min(torch.get_num_threads(), count // at_least))
+    bounds = [count * i // num for i in range(num + 1)]
+    waiting = []
+    if num > 1:
+        pool = _threads(num - 1)
+        waiting = [pool.submit(part, slice(a, b)) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    part(slice(0, bounds[1]))
+    for one in waiting:
+        one.result()
+
+
+def array(x: torch.Tensor) -> Any:
+    """A CPU tensor's memory as a NumPy array; bfloat16 as its uint16 bits."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).detach().numpy()
+
+
+def computing(x: torch.Tensor) -> Any:
+    """The NumPy type in which numbers like these are computed with."""
+    return torch.empty(0, dtype=torch.promote_types(x.dtype, torch.float32)).numpy().dtype.type
+
+
+@lru_cache(maxsize=1)
+def _threads(num: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num, thread_name_prefix="alexstream")
