@@ -56,6 +56,35 @@ cache_option = click.option(
 cache_size_option = click.option(
     "--cache-size", default="64G", show_default=True, type=_Bytes(), help="What --cache may hold at most."
 )
+_ABLATIONS = (
+    click.option("--tanh", "activation", flag_value="tanh", help="Ablation, section 3.1: tanh in place of ReLU."),
+    click.option("--no-lrn", "lrn", flag_value=False, type=bool, help="Ablation, section 3.3: no normalisation."),
+    click.option("--no-overlap", "pool_size", flag_value=2, type=int, help="Ablation, section 3.4: pool 2x2, not 3x3."),
+    click.option("--no-dropout", "dropout", flag_value=0.0, type=float, help="Ablation, section 4.2."),
+    click.option(
+        "--no-crops", "crops", flag_value=False, default=True, help="Ablation, section 4.1: no crops, no flips."
+    ),
+    click.option(
+        "--no-lighting", "lighting", flag_value=False, default=True, help="Ablation, section 4.1: no colour noise."
+    ),
+    click.option("--half", "columns", flag_value=1, type=int, help="Ablation, section 3.2: the net of one GPU."),
+    click.option(
+        "--no-talk", "columns_talk", flag_value=False, type=bool, help="Ablation: columns that never exchange."
+    ),
+    click.option(
+        "--remove", "removed", metavar="LAYER", help="Ablation, section 7: without conv2, conv3, conv4 or conv5."
+    ),
+    click.option("--sixth-conv", "sixth_conv", flag_value=True, type=bool, help="Section 6: a sixth convolution."),
+)
+
+
+def ablation_options(command: Any) -> Any:
+    """The paper's experiments, one flag each."""
+    for option in reversed(_ABLATIONS):
+        command = option(command)
+    return command
+
+
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
@@ -366,7 +395,14 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="auto: GPUs if there are enough.",
 )
-@click.option("--epochs", default=90, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--recipe",
+    default="paper",
+    show_default=True,
+    type=click.Choice(["paper", "original"]),
+    help="paper: as published. original: as the program of 2012 did (docs/training.md lists the differences).",
+)
+@click.option("--epochs", default=None, type=click.IntRange(1), help="Default: 90; of --recipe original, 93.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
 @click.option(
     "--lr",
@@ -383,12 +419,32 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     help="Epochs without a better validation error before the rate is divided by 10.",
 )
 @click.option(
-    "--augment",
-    default="paper",
+    "--drop-after",
+    default=None,
+    metavar="EPOCHS",
+    help="Divide the rate by 10 after these epochs, as 25,50,75, whatever the validation error.",
+)
+@click.option(
+    "--precision",
+    default="fp32",
     show_default=True,
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Of activations and gradients; parameters stay float32. tf32: GPUs only.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Let torch.compile fuse what it can; starts a minute later.")
+@click.option(
+    "--init-from",
+    default=None,
+    type=FOLDER,
+    help="Start from a checkpoint's parameters (fine-tuning); fc8 anew if the number of classes differs.",
+)
+@ablation_options
+@click.option(
+    "--augment",
+    default=None,
     type=click.Choice(["paper", "original", "inception", "none"]),
     help="paper: crop, flip and lighting of each image. original: as the program of 2012 did, one crop for 32 images. "
-    "inception: boxes of any size, for --encode keep. none: the centre.",
+    "inception: boxes of any size, for --encode keep. none: the centre.  [default: as --recipe]",
 )
 @click.option(
     "--order",
@@ -431,6 +487,8 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     type=click.IntRange(0),
     help="Steps between checkpoints; 0: at epoch ends only.",
 )
+@click.option("--keep", default=2, show_default=True, type=click.IntRange(1), help="Checkpoints that stay.")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files into the run folder too.")
 @quiet_option
 def train(
     data: Path,
@@ -439,11 +497,16 @@ def train(
     resume: bool,
     devices: int,
     device: str,
-    epochs: int,
+    recipe: str,
+    epochs: int | None,
     batch_size: int,
     lr: float,
     patience: int,
-    augment: str,
+    drop_after: str | None,
+    precision: str,
+    compiled: bool,
+    init_from: Path | None,
+    augment: str | None,
     order: str,
     seed: int,
     threads: int,
@@ -453,7 +516,10 @@ def train(
     cache_size: int,
     log_every: int,
     checkpoint_every: int,
+    keep: int,
+    tensorboard: bool,
     quiet: bool,
+    **ablations: Any,
 ) -> None:
     """Train the two-column AlexNet on the augmented stream, with the paper's hyper-parameters as defaults.
 
@@ -469,9 +535,12 @@ def train(
       cli.py train --data s3://bucket/shards --order grouped --cache /scratch --cache-size 100G
     """
     from trainer import launch, loop
-    from trainer.recipe import Recipe
+    from trainer.recipe import chosen
 
-    device_type = launch.choose_device_type(devices, device)
+    crops, lighting = ablations.pop("crops"), ablations.pop("lighting")
+    epochs = epochs or (93 if recipe == "original" else 90)
+    training = chosen(recipe, epochs=epochs, learning_rate=lr, patience=patience, drop_after=drop_after, **ablations)
+    device_type = launch.choose_device_type(devices, device, training.columns)
     if device_type == "cpu" and device == "auto" and launch.num_gpus():
         click.echo(
             f"note: {launch.num_gpus()} GPU here, {devices} wanted, so the CPU is used; try --devices 1", err=True
@@ -481,25 +550,38 @@ def train(
         val,
         batch_size=batch_size,
         seed=seed,
-        augmentation=augment,
+        augmentation=_augmentation(augment or recipe, crops, lighting),
         order=order,
         decoder=decoder,
         cache=cache,
         cache_bytes=cache_size,
-        num_threads=threads or max(1, launch.cores() // devices),
+        num_threads=threads or max(1, launch.cores() // launch.num_local_processes(devices)),
         on_bad_sample=on_bad_sample,
     )
     options = loop.RunOptions(
         folder=run_folder,
         epochs=epochs,
-        recipe=Recipe(learning_rate=lr, patience_epochs=patience),
+        recipe=training,
         resume=resume,
+        init_from=init_from,
+        precision=precision,  # type: ignore[arg-type]
+        compile=compiled,
         checkpoint_every=checkpoint_every,
+        keep=keep,
         log_every=log_every,
+        tensorboard=tensorboard,
         quiet=quiet,
     )
-    loop.prepare(options, stream.facts(), devices)
+    num_parts = launch.num_replicas(devices) * devices
+    loop.prepare(options, stream.facts(), num_parts, write=launch.is_main_process())
     launch.run(loop.train, (stream, options), devices, device_type)
+
+
+def _augmentation(name: str, crops: bool, lighting: bool) -> str:
+    """The augmentation's name without what is not wanted."""
+    if name == "none" or not (crops or lighting):
+        return "none"
+    return name + ("" if crops else "-no-crops") + ("" if lighting else "-no-lighting")
 
 
 @main.command()

@@ -76,6 +76,11 @@ ORIGINAL = Augmentation(lighting="original", block=32, mean="centre")
 # (2016, section 3.4) trained residual networks. For shards made with --encode keep.
 INCEPTION = Augmentation(crop="resized", mean="colour", unit_variance=True)
 AUGMENTATIONS = {"paper": PAPER, "original": ORIGINAL, "inception": INCEPTION, "none": NONE}
+# The same without one of the two forms of augmentation of section 4.1.
+for _name in ("paper", "original", "inception"):
+    AUGMENTATIONS[f"{_name}-no-lighting"] = replace(AUGMENTATIONS[_name], lighting="none")
+for _name in ("paper", "original"):
+    AUGMENTATIONS[f"{_name}-no-crops"] = replace(AUGMENTATIONS[_name], crop="centre", flip=False, block=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,8 +104,15 @@ class TrainingData(Protocol):
         """Check the data and describe it."""
         ...
 
-    def training(self, start_step: int, part: Part, exchange: Exchange, device: torch.device) -> Iterator[Batch]:
-        """Endless batches from step ``start_step`` on."""
+    def training(
+        self,
+        start_step: int,
+        part: Part,
+        exchange: Exchange,
+        device: torch.device,
+        augmentation: str | None = None,
+    ) -> Iterator[Batch]:
+        """Endless batches from step ``start_step`` on, augmented as ``augmentation`` says or as ``facts`` do."""
         ...
 
     def validation(self, part: Part, exchange: Exchange, device: torch.device) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,9 +108,16 @@ class ShardedData:
         )
 
     def training(
-        self, start_step: int = 0, part: Part = Part(), exchange: Exchange = no_exchange, device: torch.device = CPU
+        self,
+        start_step: int = 0,
+        part: Part = Part(),
+        exchange: Exchange = no_exchange,
+        device: torch.device = CPU,
+        augmentation: str | None = None,
     ) -> Iterator[Batch]:
         """Endless training batches from step ``start_step`` on, as ``TrainingData.training``."""
+        if augmentation not in (None, self.augmentation):
+            return replace(self, augmentation=augmentation).training(start_step, part, exchange, device)
         data, recipe = self._open(self.train), AUGMENTATIONS[self.augmentation]
         self._check_cache(data)
         statistics = _Statistics.of(data)

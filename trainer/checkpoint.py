@@ -2,7 +2,7 @@
 
 ``checkpoint-000250.pt`` holds parameters and velocity in the single-device layout, the stream position (one
 step number), the validation errors so far, the recipe, and the identities of the data. ``latest`` names the
-newest; it moves after the checkpoint is on disk. The newest ``KEEP`` stay.
+newest; it moves after the checkpoint is on disk. The newest few stay.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ class Checkpoint:
                 )
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, move ``latest`` to it, and delete all but the newest. Raises TrainError if it cannot."""
+def save(folder: Path, checkpoint: Checkpoint, keep: int = KEEP) -> Path:
+    """Write a checkpoint, move ``latest`` to it, and delete all but the newest ``keep``.
+
+    Raises TrainError if it cannot.
+    """
     path = folder / f"checkpoint-{checkpoint.step:08d}.pt"
     buffer = io.BytesIO()
     state = {**asdict(checkpoint), "schema": SCHEMA, "errors": list(checkpoint.errors)}
@@ -61,7 +64,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     try:
         _write(path, buffer.getvalue())
         _write(folder / LATEST, f"{path.name}\n".encode())
-        for old in sorted(folder.glob("checkpoint-*.pt"))[:-KEEP]:
+        for old in sorted(folder.glob("checkpoint-*.pt"))[:-keep]:
             old.unlink()
     except OSError as error:
         raise TrainError(f"cannot write {path}: {error.strerror}; the checkpoint before it is intact") from error

@@ -81,7 +81,9 @@ def layers(num_classes: int, recipe: Recipe = PAPER) -> tuple[Layer, ...]:
             )
         )
         inputs = outputs
-    full = Layer(name="fc6", inputs=inputs * POOLED_PX**2, outputs=HIDDEN, groups=together, bias=1.0, sd=recipe.weight_sd)
+    full = Layer(
+        name="fc6", inputs=inputs * POOLED_PX**2, outputs=HIDDEN, groups=together, bias=1.0, sd=recipe.weight_sd
+    )
     made += [
         full,
         replace(full, name="fc7", inputs=HIDDEN),

@@ -1,9 +1,9 @@
-"""Compiled passes for CPUs: what follows a convolution, and the update. One read and one write of memory, where libraries take twenty.
+"""Compiled passes for CPUs: what follows a convolution, and the update. One read and one write of memory each.
 
 ``forward`` is ReLU, local response normalisation (section 3.3) and max pooling (section 3.4), each optional, of images
-in channels-last layout, row by row while they are in the cache. The arithmetic is float32, or float64 for float64
-images; bfloat16 images come as their uint16 bits. Images are independent, so any division of the work among threads
-gives the same bits.
+in channels-last layout, row by row while they are in the cache; libraries take some twenty passes. The arithmetic is
+float32, or float64 for float64 images; bfloat16 images come as their uint16 bits. Images are independent, so any
+division of the work among threads gives the same bits.
 
 Shape legend: N = images, H, W = rows and columns, C = channels, P, Q = pooled rows and columns.
 """
@@ -83,8 +83,10 @@ def _scales(x_C: Any, relu: bool, maps: int, constant: Any, a_C: Any, squares: A
 
 
 @njit(**_OPTIONS)
-def _row(x_WC: Any, groups: int, relu: bool, maps: int, constant: Any, y_WC: Any, a_C: Any, squares: Any, scale_C: Any) -> None:  # fmt: skip
+def _row(x_WC: Any, form: Any, constant: Any, y_WC: Any, scratch: Any) -> None:
     """A row after ReLU and normalisation."""
+    groups, relu, maps = form[0], form[1] != 0, form[2]
+    a_C, squares, scale_C = scratch
     width, channels = x_WC.shape
     held = channels // groups
     zero, one = constant[0], constant[1]
@@ -103,24 +105,24 @@ def _row(x_WC: Any, groups: int, relu: bool, maps: int, constant: Any, y_WC: Any
 
 
 @njit(**_OPTIONS)
-def forward(
-    x_NHWC: Any, groups: int, relu: bool, maps: int, constant: Any, size: int, stride: int, y_NPQC: Any, chosen_NPQC: Any
-) -> None:
+def forward(x_NHWC: Any, form: Any, constant: Any, y_NPQC: Any, chosen_NPQC: Any) -> None:
     """Fill ``y_NPQC``, and ``chosen_NPQC`` with the place of each maximum in its window (uint8, row by row).
 
-    ``maps``: of the normalisation, within each of ``groups`` of channels; 0 for none. ``size``, ``stride``: of the
-    pooling; 1 and 1 for none. ``constant``: ``constants(…)``.
+    ``form``: groups of channels, within which they are normalised; whether ReLU comes first; over how many maps they
+    are normalised, 0 for not; side and stride of the pooling's windows, 1 and 1 for none. ``constant``:
+    ``constants(…)``.
     """
+    maps, size, stride = form[2], form[3], form[4]
     count, _, width, channels = x_NHWC.shape
     rows = np.empty((size, width, channels), constant.dtype)
     a_C, scale_C = np.empty(channels, constant.dtype), np.empty(channels, constant.dtype)
-    squares = np.zeros(channels + maps, constant.dtype)
+    scratch = (a_C, np.zeros(channels + maps, constant.dtype), scale_C)
     best, which = np.empty(channels, constant.dtype), np.empty(channels, np.uint8)
     for n in range(count):
         done = 0
         for p in range(y_NPQC.shape[1]):
             for h in range(max(done, p * stride), p * stride + size):
-                _row(x_NHWC[n, h], groups, relu, maps, constant, rows[h % size], a_C, squares, scale_C)
+                _row(x_NHWC[n, h], form, constant, rows[h % size], scratch)
             done = p * stride + size
             for q in range(y_NPQC.shape[2]):
                 best[:] = rows[p * stride % size, q * stride]
@@ -138,50 +140,64 @@ def forward(
 
 
 @njit(**_OPTIONS)
-def backward(
-    x_NHWC: Any, groups: int, relu: bool, maps: int, constant: Any, size: int, stride: int, g_NPQC: Any,
-    chosen_NPQC: Any, dx_NHWC: Any,
-) -> None:  # fmt: skip
+def _unpooled_row(h: int, form: Any, zero: Any, g_PQC: Any, chosen_PQC: Any, gy_WC: Any) -> None:
+    """The gradient of row ``h`` before the pooling: each maximum's, where it came from."""
+    size, stride = form[3], form[4]
+    gy_WC[:] = zero
+    for p in range(max(0, (h - size + stride) // stride), min(h // stride + 1, g_PQC.shape[0])):
+        for q in range(g_PQC.shape[1]):
+            g_C, chosen_C = g_PQC[p, q], chosen_PQC[p, q]
+            for j in range(size):
+                place = np.uint8((h - p * stride) * size + j)
+                gy_C = gy_WC[q * stride + j]
+                for c in range(len(gy_C)):
+                    gy_C[c] += _load(g_C[c]) if chosen_C[c] == place else zero
+
+
+@njit(**_OPTIONS)
+def _unnormalised(x_C: Any, form: Any, constant: Any, gy_C: Any, scratch: Any) -> None:
+    """Turn the gradient of normalised activations of a group into that of the activations, in place."""
+    zero, one, factor = constant[0], constant[1], constant[4]
+    relu, maps = form[1] != 0, form[2]
+    a_C, squares, scale_C, inner_C, cross, total_C = scratch
+    _scales(x_C, relu, maps, constant, a_C, squares, scale_C)
+    for c in range(len(x_C)):
+        root = one / np.sqrt(scale_C[c])
+        inner_C[c] = gy_C[c] * (root * np.sqrt(root))
+        cross[maps // 2 + c] = inner_C[c] * a_C[c] / scale_C[c]
+        total_C[c] = zero
+    for i in range(maps):
+        for c in range(len(x_C)):
+            total_C[c] += cross[c + i]
+    for c in range(len(x_C)):
+        gy_C[c] = inner_C[c] + factor * a_C[c] * total_C[c]
+
+
+@njit(**_OPTIONS)
+def backward(x_NHWC: Any, form: Any, constant: Any, g_NPQC: Any, chosen_NPQC: Any, dx_NHWC: Any) -> None:
     """Fill ``dx_NHWC`` with the gradient of the images, given that of ``forward``'s result."""
     count, height, width, channels = x_NHWC.shape
-    held, half = channels // groups, maps // 2
-    zero, one, factor = constant[0], constant[1], constant[4]
+    groups, relu, maps, zero = form[0], form[1] != 0, form[2], constant[0]
+    held = channels // groups
     gy_WC = np.empty((width, channels), constant.dtype)
     a_C, scale_C = np.empty(held, constant.dtype), np.empty(held, constant.dtype)
-    inner, total = np.empty(held, constant.dtype), np.empty(held, constant.dtype)
+    inner_C, total_C = np.empty(held, constant.dtype), np.empty(held, constant.dtype)
     squares, cross = np.zeros(held + maps, constant.dtype), np.zeros(held + maps, constant.dtype)
+    scratch = (a_C, squares, scale_C, inner_C, cross, total_C)
     for n in range(count):
         for h in range(height):
-            gy_WC[:] = zero
-            for p in range(max(0, (h - size + stride) // stride), min(h // stride + 1, g_NPQC.shape[1])):
-                for q in range(g_NPQC.shape[2]):
-                    g_C, chosen_C = g_NPQC[n, p, q], chosen_NPQC[n, p, q]
-                    for j in range(size):
-                        place = np.uint8((h - p * stride) * size + j)
-                        gy_C = gy_WC[q * stride + j]
-                        for c in range(channels):
-                            gy_C[c] += _load(g_C[c]) if chosen_C[c] == place else zero
+            _unpooled_row(h, form, zero, g_NPQC[n], chosen_NPQC[n], gy_WC)
             for w in range(width):
-                for first in range(0, channels, held):
-                    gy_C, x_C = gy_WC[w, first : first + held], x_NHWC[n, h, w, first : first + held]
-                    if maps > 0:
-                        _scales(x_C, relu, maps, constant, a_C, squares, scale_C)
-                        for c in range(held):
-                            root = one / np.sqrt(scale_C[c])
-                            inner[c] = gy_C[c] * (root * np.sqrt(root))
-                            cross[half + c] = inner[c] * a_C[c] / scale_C[c]
-                            total[c] = zero
-                        for i in range(maps):
-                            for c in range(held):
-                                total[c] += cross[c + i]
-                        for c in range(held):
-                            gy_C[c] = inner[c] + factor * a_C[c] * total[c]
-                    dx_C = dx_NHWC[n, h, w, first : first + held]
-                    for c in range(held):
-                        value = gy_C[c]
-                        if relu:
-                            value = value if _load(x_C[c]) > zero else zero
-                        dx_C[c] = _store(value, dx_C[c])
+                if maps > 0:
+                    for first in range(0, channels, held):
+                        part = slice(first, first + held)
+                        _unnormalised(x_NHWC[n, h, w, part], form, constant, gy_WC[w, part], scratch)
+                x_C, gy_C, dx_C = x_NHWC[n, h, w], gy_WC[w], dx_NHWC[n, h, w]
+                for c in range(channels):
+                    value = gy_C[c]
+                    if relu:
+                        value = value if _load(x_C[c]) > zero else zero
+                    dx_C[c] = _store(value, dx_C[c])
 
 
 @njit(**_OPTIONS)

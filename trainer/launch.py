@@ -1,4 +1,8 @@
-"""Starts the ranks of a run on this machine and tells each which column and device it is."""
+"""Starts the ranks of a run, or takes the rank that torchrun gave, and tells each its column, replica and device.
+
+Without torchrun: one process, or one per column, all started here. Under torchrun: world size = replicas × columns,
+consecutive ranks hold the columns of one replica, on any number of nodes.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +38,28 @@ class Rank:
     @property
     def is_main(self) -> bool:
         """Whether this is rank 0."""
-        return self.columns.index == 0
+        return self.columns.index == 0 and self.columns.replica == 0
 
 
-def choose_device_type(num_devices: int, wanted: str = "auto") -> str:
+def num_local_processes(num_devices: int) -> int:
+    """Processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if under_torchrun() else num_devices
+
+
+def choose_device_type(num_devices: int, wanted: str = "auto", columns: int = NUM_COLUMNS) -> str:
     """``cuda`` if there are enough GPUs and they are wanted, else ``cpu``.
 
-    Raises TrainError for a number of devices that the two-column network cannot have, or too few GPUs.
+    Raises TrainError for a number of devices that a network of so many columns cannot have, or too few GPUs.
     """
     if num_devices not in (1, NUM_COLUMNS):
         raise TrainError(
             f"--devices: received {num_devices}, expected 1 (both columns in one process) or 2 (one column "
             "per process); the network has two columns"
         )
+    if num_devices > columns:
+        raise TrainError(f"--devices: received {num_devices}, but this network has one column; expected 1")
     gpus = num_gpus()
+    num_devices = num_local_processes(num_devices)
     if wanted == "cuda" and gpus < num_devices:
         raise TrainError(f"--device cuda with --devices {num_devices}: this machine has {gpus} GPUs; use cpu")
     return "cuda" if wanted != "cpu" and gpus >= num_devices else "cpu"
@@ -63,12 +75,41 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, device_type: str) -> None:
-    """Run ``work(rank, *args)`` in one process per device and wait for all of them.
+def under_torchrun() -> bool:
+    """Whether this process is one of several that torchrun (or something like it) started."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
 
-    One device: in this process. Two: both are started here, meet through a file, and if one dies the other is
-    stopped. Raises what ``work`` raises if it is an AlexstreamError, TrainError if a rank dies otherwise.
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and speaks for the run before its ranks have met."""
+    return not under_torchrun() or os.environ["RANK"] == "0"
+
+
+def num_replicas(num_devices: int) -> int:
+    """How often the network is held, each time by ``num_devices`` processes; 1 but under torchrun.
+
+    Raises TrainError if torchrun's processes do not make up whole replicas.
     """
+    if not under_torchrun():
+        return 1
+    world_size = int(os.environ["WORLD_SIZE"])
+    if world_size % num_devices:
+        raise TrainError(
+            f"--devices {num_devices} under torchrun with {world_size} processes: expected a multiple of {num_devices}"
+        )
+    return world_size // num_devices
+
+
+def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, device_type: str) -> None:
+    """Run ``work(rank, *args)`` in every process of the run and wait for all of them.
+
+    Under torchrun this process is one of them. Otherwise one device: in this process; two: both are started here,
+    meet through a file, and if one dies the other is stopped. Raises what ``work`` raises if it is an AlexstreamError,
+    TrainError if a rank dies otherwise.
+    """
+    if under_torchrun():
+        _work_as_rank(work, args, num_devices, device_type, int(os.environ["LOCAL_RANK"]))
+        return
     if num_devices == 1:
         _use_device(device_type, 0, 1)
         work(Rank(columns=Columns(), device=_device(device_type, 0)), *args)
@@ -112,24 +153,46 @@ def _enter(index: int, call: _Call, messages: Any, args: tuple[Any, ...]) -> Non
     """A rank's process: join the others, work, leave. Expected errors go to the parent as one line."""
     threading.Thread(target=_die_with, args=(call.launcher,), daemon=True).start()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
-    _use_device(call.device_type, index, call.count)
-    backend = "nccl" if call.device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=call.meeting, rank=index, world_size=call.count)
+    _join(call.device_type, index, call.count, init_method=call.meeting, rank=index, world_size=call.count)
     try:
-        mesh = init_device_mesh(
-            call.device_type, (call.count // NUM_COLUMNS, NUM_COLUMNS), mesh_dim_names=("replica", "column")
-        )
-        columns = Columns(
-            index=mesh.get_local_rank("column"),
-            count=NUM_COLUMNS,
-            group=mesh.get_group("column"),
-            data_group=dist.new_group(),
-        )
-        call.work(Rank(columns=columns, device=_device(call.device_type, index)), *args)
+        call.work(Rank(columns=_columns(call.count), device=_device(call.device_type, index)), *args)
     except AlexstreamError as error:
         messages.put(str(error))
         sys.exit(1)
     dist.destroy_process_group()
+
+
+def _work_as_rank(
+    work: Callable[..., None], args: tuple[Any, ...], num_columns: int, device_type: str, local_rank: int
+) -> None:
+    """As ``_enter``, in a process that torchrun started; it also ends the others if this one dies."""
+    _join(device_type, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), init_method="env://")
+    work(Rank(columns=_columns(num_columns), device=_device(device_type, local_rank)), *args)
+    dist.destroy_process_group()
+
+
+def _join(device_type: str, local_rank: int, local_count: int, **meeting: Any) -> None:
+    _use_device(device_type, local_rank, local_count)
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", **meeting)
+
+
+def _columns(count: int) -> Columns:
+    """This rank's place in the mesh of replicas and columns. Every rank of the run calls this."""
+    replicas = dist.get_world_size() // count
+    device_type = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    mesh = init_device_mesh(device_type, (replicas, count), mesh_dim_names=("replica", "column"))
+    mine = mesh.get_local_rank("replica")
+    # Input crops travel in groups of their own, so that they need not wait for activations.
+    data_groups = [dist.new_group(list(range(r * count, (r + 1) * count))) for r in range(replicas)]
+    return Columns(
+        index=mesh.get_local_rank("column"),
+        count=count,
+        replica=mine,
+        replicas=replicas,
+        group=mesh.get_group("column"),
+        data_group=data_groups[mine],
+        replica_group=mesh.get_group("replica"),
+    )
 
 
 def _die_with(parent: int) -> None:

@@ -6,50 +6,68 @@ Called by ``launch`` in every rank with the same arguments; all ranks take the s
 from __future__ import annotations
 
 import json
+import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.batch import DataFacts, TrainingData
+from pipeline.batch import Batch, DataFacts, TrainingData
 from trainer import checkpoint as checkpoints
 from trainer.checkpoint import Checkpoint, Tensors
-from trainer.errors import TrainError
+from trainer.errors import CheckpointError, TrainError
 from trainer.evaluate import Score, evaluate
-from trainer.geometry import cut, initial_parameters, join, num_parameters
+from trainer.geometry import cut, initial_parameters, join, num_parameters, parameter_shapes
 from trainer.launch import Rank
 from trainer.model import AlexNet
-from trainer.recipe import Recipe
-from trainer.report import CONFIG, Meter, Report
-from trainer.schedule import learning_rate
-from trainer.update import PaperUpdate, Rates
+from trainer.recipe import Phase, Recipe
+from trainer.report import CONFIG, Meter, Report, StepResult
+from trainer.schedule import phase_after
+from trainer.update import PaperUpdate
+
+Precision = Literal["fp32", "tf32", "bf16"]
+NO_LIGHTING = "-no-lighting"  # of an augmentation's name
+DIVERGED = 10.0  # times the loss of guessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How long a run lasts and what it leaves. ``checkpoint_every`` counts steps; 0 means at epoch ends only."""
+    """How long a run lasts and what it leaves. ``checkpoint_every`` counts steps; 0 means at epoch ends only.
+
+    ``init_from``: a checkpoint whose parameters are taken, those whose shapes differ (another number of classes)
+    excepted. ``precision``: of activations and gradients; parameters and their velocity are float32 in any case.
+    """
 
     folder: Path
     epochs: int = 90
     recipe: Recipe = Recipe()
     resume: bool = False
+    init_from: Path | None = None
+    precision: Precision = "fp32"
+    compile: bool = False
     checkpoint_every: int = 0
+    keep: int = checkpoints.KEEP
     log_every: int = 10
+    tensorboard: bool = False
     quiet: bool = False
 
 
-def prepare(options: RunOptions, facts: DataFacts, num_devices: int = 1) -> None:
+def prepare(options: RunOptions, facts: DataFacts, num_parts: int = 1, *, write: bool = True) -> None:
     """Check, before any rank starts, that the run folder fits; make it and record the run in ``run.json``.
 
-    Raises TrainError if the devices cannot share a batch evenly, if the folder holds a run and ``resume`` is off or
+    ``num_parts``: processes that share a batch; ``write``: whether this process is the one to make the folder.
+    Raises TrainError if they cannot share it evenly, if the folder holds a run and ``resume`` is off or
     none and it is on; CheckpointError if the checkpoint belongs to other data or another recipe.
     """
-    if facts.batch_size % num_devices:
+    if facts.batch_size % num_parts:
         raise TrainError(
-            f"--batch-size: received {facts.batch_size}, expected a multiple of {num_devices}, the number of --devices"
+            f"--batch-size: received {facts.batch_size}, expected a multiple of {num_parts}, the number of processes"
         )
     newest = checkpoints.latest(options.folder)
     if newest is not None and not options.resume:
@@ -60,12 +78,32 @@ def prepare(options: RunOptions, facts: DataFacts, num_devices: int = 1) -> None
         raise TrainError(f"--resume: {options.folder} holds no checkpoint; start without --resume")
     if newest is not None:
         checkpoints.load(newest).require(facts, options.recipe, newest)
+    elif options.init_from is not None:
+        start_parameters(options, facts)
+    if not write:
+        return
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
         config = {"data": asdict(facts), "recipe": asdict(options.recipe), "epochs": options.epochs}
+        config |= {"precision": options.precision, "processes": num_parts}
         (options.folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     except OSError as error:
         raise TrainError(f"cannot write to --run {options.folder}: {error.strerror}") from error
+
+
+def start_parameters(options: RunOptions, facts: DataFacts) -> Tensors:
+    """Canonical float32 parameters of a new run. Raises CheckpointError if ``init_from`` is of another network."""
+    fresh = initial_parameters(len(facts.classes), options.recipe, facts.seed)
+    if options.init_from is None:
+        return fresh
+    taken = checkpoints.load(options.init_from).parameters
+    for name, shape in parameter_shapes(len(facts.classes), recipe=options.recipe).items():
+        have = tuple(taken[name].shape) if name in taken else None
+        if have != shape and not name.startswith("fc8."):
+            raise CheckpointError(
+                f"--init-from {options.init_from}: {name} is {have}, expected {shape}; give the options of its network"
+            )
+    return {name: taken[name] if taken[name].shape == start.shape else start for name, start in fresh.items()}
 
 
 def last_step(epoch: int, facts: DataFacts) -> int:
@@ -87,86 +125,163 @@ class Trainer:
 
     def __init__(self, rank: Rank, data: TrainingData, options: RunOptions) -> None:
         """Start anew, or from the newest checkpoint if the options say resume."""
+        torch.use_deterministic_algorithms(True)
+        if options.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+        else:
+            torch.backends.cudnn.allow_tf32 = False
         self.rank, self.data, self.options = rank, data, options
         self.facts = data.facts()
-        recipe, seed = options.recipe, self.facts.seed
         state = checkpoints.load(options.folder) if options.resume else None
         self.step = state.step if state else 0
         self.errors = list(state.errors) if state else []
-        start = state.parameters if state else initial_parameters(len(self.facts.classes), recipe, seed)
-        self.model = AlexNet(start, rank.columns, recipe, seed).to(rank.device)
-        self.update = PaperUpdate(self.model.named(), recipe)
-        if state:
-            self._restore_velocity(state.velocity)
+        start = state.parameters if state else start_parameters(options, self.facts)
+        dtype = torch.bfloat16 if options.precision == "bf16" else None
+        self.model = AlexNet(start, rank.columns, options.recipe, self.facts.seed, dtype).to(rank.device)
+        self.update = PaperUpdate(self.model.named(), options.recipe)
+        self.update.restore(self._shares(start), self._shares(state.velocity) if state else None)
+        self._network = self._wrapped()
         folder = options.folder if rank.is_main else None
-        self.report = Report(folder, quiet=options.quiet, start_step=self.step)
+        self.report = Report(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
+        self._unread: StepResult | None = None
 
     def run(self) -> None:
         """Train epoch by epoch from where the state stands."""
-        torch.use_deterministic_algorithms(True)
-        columns = self.rank.columns
-        batches = self.data.training(self.step, columns.part, columns.exchange, self.rank.device)
         self.report.say(self._opening())
         if len(self.errors) >= self.options.epochs:
             self.report.say(
                 f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True
             )
-        for epoch in range(len(self.errors), self.options.epochs):
-            rate = learning_rate(self.errors, self.options.recipe)
-            meter = Meter()
-            while self.step < last_step(epoch + 1, self.facts):
-                self._one_step(batches, epoch, rate, meter)
-            self._end_epoch(epoch, rate)
+        lighting, batches = None, None
+        while len(self.errors) < self.options.epochs:
+            phase = phase_after(self.errors, self.options.recipe)
+            if batches is None or phase.lighting != lighting:
+                lighting, batches = phase.lighting, self._batches(phase.lighting)
+            self._epoch(batches, phase)
+
+    def _wrapped(self) -> torch.nn.Module:
+        network: torch.nn.Module = self.model
+        if self.options.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
+        if self.rank.columns.replicas > 1:
+            # Averages gradients over the replicas while the backward pass goes on.
+            network = DistributedDataParallel(network, process_group=self.rank.columns.replica_group)
+        return network
+
+    def _batches(self, lighting: bool) -> Iterator[Batch]:
+        columns, name = self.rank.columns, self.facts.augmentation
+        if not lighting and name != "none" and not name.endswith(NO_LIGHTING):
+            name += NO_LIGHTING
+        return self.data.training(self.step, columns.part, columns.exchange, self.rank.device, augmentation=name)
 
     def _opening(self) -> str:
-        facts, columns = self.facts, self.rank.columns
+        facts, columns, options = self.facts, self.rank.columns, self.options
         ranks = "1 process holds both columns" if columns.count == 1 else f"{columns.count} ranks, one column each"
+        if options.recipe.columns == 1:
+            ranks = "1 process holds the one column"
+        if columns.replicas > 1:
+            ranks = f"{columns.replicas} replicas ({ranks})"
         backend = "" if columns.group is None else f" ({dist.get_backend(columns.group)})"
         decoded = self.data.decode_path(self.rank.device, columns.count > 1)
-        last = last_step(self.options.epochs, facts)
+        changed = options.recipe.differences(Recipe(name=options.recipe.name))
+        recipe = options.recipe.name + "".join(
+            f", {name} {value!r}" for name, (value, _) in changed.items() if name != "phases"
+        )
         return (
-            f"{ranks}, on {self.rank.device.type}{backend}; {num_parameters(len(facts.classes)):,} parameters; "
+            f"{ranks}, on {self.rank.device.type}{backend}, {options.precision}; recipe {recipe}; "
+            f"{num_parameters(len(facts.classes), options.recipe):,} parameters; "
             f"{facts.num_train:,} training and {facts.num_val:,} validation images of {len(facts.classes)} classes; "
             f"augmentation {facts.augmentation}, order {facts.order}; "
-            f"{decoded}; from step {self.step} to {last}"
+            f"{decoded}; from step {self.step} to {last_step(options.epochs, facts)}"
         )
 
-    def _one_step(self, batches: object, epoch: int, rate: float, meter: Meter) -> None:
+    def _epoch(self, batches: Iterator[Batch], phase: Phase) -> None:
+        epoch = len(self.errors)
+        meter = Meter(self.options.log_every, last_step(self.options.epochs, self.facts) - self.step)
+        self._clock = time.perf_counter()
+        while self.step < last_step(epoch + 1, self.facts):
+            self._one_step(batches, phase, meter)
+            every = self.options.checkpoint_every
+            if every and self.step % every == 0 and self.step < last_step(epoch + 1, self.facts):
+                self._read(meter)
+                self._save()
+        self._read(meter)
+        self._end_epoch(phase)
+
+    def _one_step(self, batches: Iterator[Batch], phase: Phase, meter: Meter) -> None:
         start = time.perf_counter()
-        batch = next(batches)  # type: ignore[call-overload]
+        batch = next(batches)
         waited = time.perf_counter() - start
-        loss = F.cross_entropy(self.model(batch.images_NCHW, self.step), batch.labels_N)
+        logits = self._network(batch.images_NCHW, self.step).float()
+        loss = F.cross_entropy(logits, batch.labels_N)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.update.step(Rates(conv1=rate, weights=rate, biases=rate * self.options.recipe.bias_rate_factor))
-        value = loss.item()
+        self.update.step(phase)
         self.step += 1
-        elapsed = time.perf_counter() - start
-        self.report.step(epoch=epoch + 1, step=self.step, loss=value, rate=rate, elapsed_s=elapsed, wait_s=waited)
-        meter.add(images=len(batch.labels_N), loss=value, elapsed_s=elapsed, wait_s=waited)
-        if value != value:
-            raise TrainError(
-                f"the loss is not a number at step {self.step}; the last checkpoint is intact: "
-                "start again with a smaller --lr"
-            )
-        if meter.steps % self.options.log_every == 0:
+        right = (logits.detach().argmax(1) == batch.labels_N).float().mean()
+        measured = self._over_replicas(torch.stack((loss.detach(), right)))
+        # Read one step later: a GPU goes on working meanwhile.
+        previous, self._unread = (
+            self._unread,
+            StepResult(
+                step=self.step,
+                epoch=len(self.errors) + 1,
+                phase=phase,
+                images=self.facts.batch_size,
+                measured=measured,
+                wait_s=waited,
+            ),
+        )
+        if previous is not None:
+            self._take(previous, meter)
+
+    def _over_replicas(self, measured: torch.Tensor) -> torch.Tensor:
+        columns = self.rank.columns
+        if columns.replicas > 1:
+            dist.all_reduce(measured, group=columns.replica_group)
+            measured /= columns.replicas
+        return measured
+
+    def _read(self, meter: Meter) -> None:
+        """Take the result of the step that is still unread."""
+        if self._unread is not None:
+            result, self._unread = self._unread, None
+            self._take(result, meter)
+
+    def _take(self, result: StepResult, meter: Meter) -> None:
+        loss, accuracy = result.measured.tolist()
+        now = time.perf_counter()
+        elapsed, self._clock = now - self._clock, now
+        self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed)
+        meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
+        self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)
+        if meter.is_due():
             total = last_step(self.options.epochs, self.facts)
             self.report.say(
-                f"epoch {epoch + 1}/{self.options.epochs}  step {self.step}/{total}  lr {rate:g}  {meter.line()}"
+                f"epoch {result.epoch}/{self.options.epochs}  step {result.step}/{total}  lr {result.phase.rate:g}  "
+                f"{meter.line()}"
             )
-            meter.clear()
-        every = self.options.checkpoint_every
-        if every and self.step % every == 0 and self.step < last_step(epoch + 1, self.facts):
-            self._save()
 
-    def _end_epoch(self, epoch: int, rate: float) -> None:
-        line = f"epoch {epoch + 1}/{self.options.epochs}  step {self.step}  lr {rate:g}"
+    def _require_sane(self, result: StepResult, loss: float) -> None:
+        remedy = "the last checkpoint is intact: start again with a smaller --lr"
+        if not math.isfinite(loss):
+            raise TrainError(f"the loss is not a number at step {result.step}; {remedy}")
+        guessing = math.log(max(2, len(self.facts.classes)))
+        if loss > DIVERGED * guessing:
+            raise TrainError(
+                f"the loss diverges: {loss:.1f} around step {result.step}, and guessing gives {guessing:.1f}; {remedy}"
+            )
+
+    def _end_epoch(self, phase: Phase) -> None:
+        epoch = len(self.errors) + 1
+        line = f"epoch {epoch}/{self.options.epochs}  step {self.step}  lr {phase.rate:g}"
         score = self._validate()
         if score is None:
             self.errors.append(float("nan"))
             self.report.say(f"{line}  no validation split", result=True)
         else:
             self.errors.append(1.0 - score.top1)
-            self.report.epoch(epoch=epoch + 1, step=self.step, score=score)
+            self.report.epoch(epoch=epoch, step=self.step, score=score)
             self.report.say(f"{line}  {score.line()}", result=True)
         self._save()
 
@@ -174,13 +289,22 @@ class Trainer:
         if self.facts.num_val == 0:
             return None
         columns = self.rank.columns
-        return evaluate(self.model, self.data.validation(columns.part, columns.exchange, self.rank.device))
+        mine = evaluate(self.model, self.data.validation(columns.part, columns.exchange, self.rank.device))
+        if columns.replicas == 1:
+            return mine
+        shares = torch.tensor([1.0, mine.loss, mine.top1, mine.top5], dtype=torch.float64) * mine.num_images
+        shares = shares.to(self.rank.device)
+        dist.all_reduce(shares, group=columns.replica_group)
+        count, loss, top1, top5 = shares.tolist()
+        return replace(
+            mine, num_images=round(count), loss=loss / count, top1=round(top1) / count, top5=round(top5) / count
+        )
 
     def _save(self) -> None:
         """Join both columns' shares on the main rank and write them."""
-        names = self.model.named()
-        parameters = self._joined({name: p.detach() for name, p in names.items()})
-        velocity = self._joined(self.update.velocity)
+        if self.rank.columns.replica > 0:
+            return
+        parameters, velocity = self._joined(self.update.master), self._joined(self.update.velocity)
         if self.rank.is_main:
             state = Checkpoint(
                 step=self.step,
@@ -190,7 +314,7 @@ class Trainer:
                 parameters=parameters,
                 velocity=velocity,
             )
-            path = checkpoints.save(self.options.folder, state)
+            path = checkpoints.save(self.options.folder, state, self.options.keep)
             self.report.say(f"checkpoint {path}")
 
     def _joined(self, shares: Tensors) -> Tensors:
@@ -204,8 +328,8 @@ class Trainer:
                 whole[name] = join(name, halves).cpu()
         return whole
 
-    def _restore_velocity(self, velocity: Tensors) -> None:
+    def _shares(self, canonical: Tensors) -> Tensors:
         columns = self.rank.columns
-        for name, mine in self.update.velocity.items():
-            share = velocity[name] if columns.count == 1 else cut(name, velocity[name], columns.index)
-            mine.copy_(share)
+        if columns.count == 1:
+            return canonical
+        return {name: cut(name, whole, columns.index) for name, whole in canonical.items()}

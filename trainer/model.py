@@ -135,7 +135,11 @@ def _tails(recipe: Recipe) -> dict[str, list[object]]:
     relu = recipe.activation == "relu"
     pool = Tail(relu=False, size=recipe.pool_size, stride=2)
     norm = Tail(
-        relu=False, maps=recipe.lrn_maps if recipe.lrn else 0, alpha=recipe.lrn_alpha, beta=recipe.lrn_beta, k=recipe.lrn_k
+        relu=False,
+        maps=recipe.lrn_maps if recipe.lrn else 0,
+        alpha=recipe.lrn_alpha,
+        beta=recipe.lrn_beta,
+        k=recipe.lrn_k,
     )
     normed = replace(norm, size=pool.size, stride=pool.stride)
     first: list[object] = [replace(normed, relu=relu)]

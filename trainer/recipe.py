@@ -7,6 +7,7 @@ published source and run notes tell (layers-145, layer-params-145-2010); each di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -18,13 +19,13 @@ REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """Rates from a point of the run on, given as the fraction of its epochs that has passed.
+    """Rates from epoch ``start`` (0: the first) on.
 
     A rate of 0 freezes: no momentum, no decay. ``lighting`` off: images without colour noise and without the division
     that goes with it.
     """
 
-    start: float
+    start: int
     rate: float
     conv1_rate: float
     bias_rate: float
@@ -73,8 +74,9 @@ class Recipe:
             raise TrainError(f"--remove: received {self.removed!r}, expected one of {', '.join(REMOVABLE)}")
         if self.columns not in (1, 2):
             raise TrainError(f"columns: received {self.columns}, expected 1 or 2")
-        if self.phases and self.phases[0].start != 0.0:
-            raise TrainError(f"phases: the first starts at {self.phases[0].start}, expected 0")
+        starts = [phase.start for phase in self.phases]
+        if starts and (starts[0] != 0 or starts != sorted(set(starts))):
+            raise TrainError(f"phases: they start at epochs {starts}, expected 0 and rising")
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Recipe:
@@ -90,14 +92,15 @@ class Recipe:
 
 PAPER = Recipe()
 
-# Epochs 1, 23, 51, 68, 72 and 78 of 93 in the notes of the 2010 run (layer-params-145-2010, lines 170-176).
+# Epochs 1, 23, 51, 68, 72 and 78 in the notes of the 2010 run (layer-params-145-2010, lines 170-176).
+ORIGINAL_EPOCHS = 93
 _PHASES_2010 = (
-    Phase(start=0.0, rate=1e-2, conv1_rate=1e-2, bias_rate=2e-2),
-    Phase(start=22 / 93, rate=1e-3, conv1_rate=1e-3, bias_rate=2e-3),
-    Phase(start=50 / 93, rate=1e-4, conv1_rate=1e-4, bias_rate=2e-3),
-    Phase(start=67 / 93, rate=1e-4, conv1_rate=1e-5, bias_rate=2e-3, lighting=False),
-    Phase(start=71 / 93, rate=1e-4, conv1_rate=0.0, bias_rate=2e-3, lighting=False),
-    Phase(start=77 / 93, rate=1e-5, conv1_rate=0.0, bias_rate=2e-3, lighting=False),
+    Phase(start=0, rate=1e-2, conv1_rate=1e-2, bias_rate=2e-2),
+    Phase(start=22, rate=1e-3, conv1_rate=1e-3, bias_rate=2e-3),
+    Phase(start=50, rate=1e-4, conv1_rate=1e-4, bias_rate=2e-3),
+    Phase(start=67, rate=1e-4, conv1_rate=1e-5, bias_rate=2e-3, lighting=False),
+    Phase(start=71, rate=1e-4, conv1_rate=0.0, bias_rate=2e-3, lighting=False),
+    Phase(start=77, rate=1e-5, conv1_rate=0.0, bias_rate=2e-3, lighting=False),
 )
 
 ORIGINAL = Recipe(
@@ -114,12 +117,46 @@ ORIGINAL = Recipe(
 RECIPES = {recipe.name: recipe for recipe in (PAPER, ORIGINAL)}
 
 
-def scripted(recipe: Recipe, fractions: tuple[float, ...]) -> Recipe:
-    """``recipe`` with the rate divided at given fractions of the run instead of by the validation error."""
-    starts = (0.0, *fractions)
-    rates = [recipe.learning_rate / recipe.rate_divisor**i for i in range(len(starts))]
+def scripted(recipe: Recipe, drops: Sequence[int]) -> Recipe:
+    """``recipe`` with the rate divided after each of these numbers of epochs, not when the validation error says so."""
+    rates = [recipe.learning_rate / recipe.rate_divisor**i for i in range(len(drops) + 1)]
     phases = tuple(
         Phase(start=start, rate=rate, conv1_rate=rate, bias_rate=rate * recipe.bias_rate_factor)
-        for start, rate in zip(starts, rates, strict=True)
+        for start, rate in zip((0, *drops), rates, strict=True)
     )
     return replace(recipe, phases=phases)
+
+
+def for_run(recipe: Recipe, learning_rate: float, epochs: int) -> Recipe:
+    """``recipe`` begun at another rate, its script, if it has one, stretched from 93 epochs to ``epochs``."""
+    factor = learning_rate / recipe.learning_rate
+    phases: dict[int, Phase] = {}  # of phases that begin together in a short run, the last counts
+    for phase in recipe.phases:
+        start = round(phase.start * epochs / ORIGINAL_EPOCHS)
+        rates = {name: getattr(phase, name) * factor for name in ("rate", "conv1_rate", "bias_rate")}
+        phases[start] = replace(phase, start=start, **rates)
+    return replace(recipe, learning_rate=learning_rate, phases=tuple(phases.values()))
+
+
+def chosen(
+    name: str, *, epochs: int, learning_rate: float, patience: int, drop_after: str | None = None, **changes: Any
+) -> Recipe:
+    """The recipe that a command line asks for; ``changes``: fields of ``Recipe``, None where nothing is asked.
+
+    Raises TrainError for a recipe, a layer or epochs that do not exist.
+    """
+    if name not in RECIPES:
+        raise TrainError(f"--recipe: received {name!r}, expected one of {', '.join(RECIPES)}")
+    recipe = replace(for_run(RECIPES[name], learning_rate, epochs), patience_epochs=patience)
+    recipe = replace(recipe, **{field: value for field, value in changes.items() if value is not None})
+    return scripted(recipe, _epochs(drop_after, epochs)) if drop_after else recipe
+
+
+def _epochs(text: str, last: int) -> tuple[int, ...]:
+    try:
+        drops = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        drops = ()
+    if not drops or list(drops) != sorted(set(drops)) or drops[0] < 1 or drops[-1] >= last:
+        raise TrainError(f"--drop-after: received {text!r}, expected rising numbers from 1 to {last - 1}, as 25,50,75")
+    return drops

@@ -4,73 +4,118 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import torch
+
+from trainer.errors import TrainError
 from trainer.evaluate import Score
+from trainer.recipe import Phase
 
 METRICS, CONFIG = "metrics.jsonl", "run.json"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """A step that was taken; ``measured`` holds loss and accuracy, perhaps still on their way from a GPU."""
+
+    step: int
+    epoch: int
+    phase: Phase
+    images: int
+    measured: torch.Tensor
+    wait_s: float
+
+
 class Meter:
-    """Loss, speed and data-wait since the last line that was printed."""
+    """Loss, accuracy, speed and data-wait of the steps since the last line that was printed."""
 
-    def __init__(self) -> None:
-        """Start from nothing."""
-        self.clear()
+    def __init__(self, every: int, remaining: int) -> None:
+        """A line is due after ``every`` steps; ``remaining`` steps are left of the run."""
+        self.every, self.remaining = every, remaining
+        self._pace_s: float | None = None
+        self._clear()
 
-    def clear(self) -> None:
-        """Forget everything so far."""
-        self.steps, self.images, self.loss, self.elapsed_s, self.wait_s = 0, 0, 0.0, 0.0, 0.0
-
-    def add(self, *, images: int, loss: float, elapsed_s: float, wait_s: float) -> None:
+    def add(self, *, images: int, loss: float, accuracy: float, elapsed_s: float, wait_s: float) -> None:
         """Count one step: ``wait_s`` of its ``elapsed_s`` went by waiting for data."""
+        if self.is_due():
+            self._clear()
         self.steps += 1
+        self.remaining -= 1
         self.images += images
         self.loss += loss
+        self.accuracy += accuracy
         self.elapsed_s += elapsed_s
         self.wait_s += wait_s
+        self._pace_s = elapsed_s if self._pace_s is None else 0.95 * self._pace_s + 0.05 * elapsed_s
+
+    def is_due(self) -> bool:
+        """Whether it is time for a line."""
+        return self.steps == self.every
+
+    def mean_loss(self) -> float:
+        """Of the steps since the last line."""
+        return self.loss / self.steps
 
     def line(self) -> str:
-        """``loss 2.3012  48.1 images/s  data-wait 0.4 %``."""
+        """``loss 2.3012  top-1 12.5 %  48.1 images/s  data-wait 0.4 %  ETA 1 h 02 min``."""
         wait = 100 * self.wait_s / self.elapsed_s
-        return f"loss {self.loss / self.steps:.4f}  {self.images / self.elapsed_s:.1f} images/s  data-wait {wait:.1f} %"
+        return (
+            f"loss {self.mean_loss():.4f}  top-1 {100 * self.accuracy / self.steps:.1f} %  "
+            f"{self.images / self.elapsed_s:.1f} images/s  data-wait {wait:.1f} %  "
+            f"ETA {duration(self.remaining * (self._pace_s or 0.0))}"
+        )
+
+    def _clear(self) -> None:
+        self.steps, self.images, self.loss, self.accuracy, self.elapsed_s, self.wait_s = 0, 0, 0.0, 0.0, 0.0, 0.0
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``7 min``, ``1 h 02 min``, ``3 d 04 h``."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
 
 
 class Report:
     """Writes a run's metrics; only the main rank has one that is not silent."""
 
-    def __init__(self, folder: Path | None, *, quiet: bool = False, start_step: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, *, quiet: bool = False, start_step: int = 0, tensorboard: bool = False
+    ) -> None:
         """Append to ``folder/metrics.jsonl``; None: write and say nothing.
 
         Lines of steps after ``start_step`` are dropped: a run that was killed after its last checkpoint
-        repeats them.
+        repeats them. Raises TrainError if TensorBoard's files are wanted and it is not installed.
         """
         self.quiet = quiet or folder is None
         self._file: TextIO | None = None
+        self._board: Any = None
         if folder is not None:
             path = folder / METRICS
             kept = _lines_until(path, start_step)
             path.write_text("".join(kept))
             self._file = path.open("a", buffering=1)
+            if tensorboard:
+                self._board = _board(folder / "tensorboard", start_step)
 
-    def step(self, *, epoch: int, step: int, loss: float, rate: float, elapsed_s: float, wait_s: float) -> None:
+    def step(self, result: StepResult, *, loss: float, accuracy: float, elapsed_s: float) -> None:
         """Record one step."""
-        self._record(
-            {
-                "step": step,
-                "epoch": epoch,
-                "loss": loss,
-                "learning_rate": rate,
-                "elapsed_s": elapsed_s,
-                "wait_s": wait_s,
-            }
-        )
+        row: dict[str, Any] = {"step": result.step, "epoch": result.epoch, "loss": loss, "accuracy": accuracy}
+        row |= {"learning_rate": result.phase.rate, "elapsed_s": elapsed_s, "wait_s": result.wait_s}
+        self._record(row)
+        self._plot("train", result.step, {"loss": loss, "accuracy": accuracy, "learning_rate": result.phase.rate})
 
     def epoch(self, *, epoch: int, step: int, score: Score) -> None:
         """Record a validation."""
         self._record({"step": step, "epoch": epoch, "validation": asdict(score)})
+        self._plot("validation", step, {"loss": score.loss, "top1": score.top1, "top5": score.top5})
 
     def say(self, text: str, *, result: bool = False) -> None:
         """Show a line: progress to stderr, results to stdout."""
@@ -78,13 +123,28 @@ class Report:
             print(text, file=sys.stdout if result else sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Close the metrics file."""
+        """Close the files."""
         if self._file is not None:
             self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def _record(self, row: dict[str, object]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(row) + "\n")
+
+    def _plot(self, group: str, step: int, values: dict[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+def _board(folder: Path, start_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainError("--tensorboard: tensorboard is not installed; pip install tensorboard") from error
+    return SummaryWriter(folder, purge_step=start_step + 1)  # type: ignore[no-untyped-call]
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

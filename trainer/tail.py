@@ -18,7 +18,10 @@ from trainer.threads import array, computing, in_threads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tail:
-    """``relu``; LRN over ``maps`` adjacent channels (0: none), b = a / (k + α Σ a²)^β; pooling of ``size``², 1: none."""
+    """ReLU if wanted; LRN over ``maps`` adjacent channels, b = a / (k + α Σ a²)^β; pooling of ``size``² places.
+
+    ``maps`` 0: no normalisation; ``size`` 1: no pooling.
+    """
 
     relu: bool = True
     maps: int = 0
@@ -31,66 +34,90 @@ class Tail:
     def __call__(self, x_NCHW: torch.Tensor, groups: int) -> torch.Tensor:
         """Apply to images; normalisation stays within each of ``groups`` equal parts of the channels."""
         if x_NCHW.device.type == "cpu" and self.beta == 0.75:
-            return _compiled(x_NCHW, groups, self.relu, self.maps, self.alpha, self.k, self.size, self.stride)[0]
+            form = [groups, int(self.relu), self.maps, self.size, self.stride]
+            return _compiled(x_NCHW, form, [self.alpha, self.k])[0]
         return self.by_library(x_NCHW, groups)
 
     def by_library(self, x_NCHW: torch.Tensor, groups: int) -> torch.Tensor:
-        """The same by torch's operations, in float32 at least."""
+        """The same by torch's operations, those whose gradients are the same every time."""
         x = F.relu(x_NCHW) if self.relu else x_NCHW
         if self.maps:
             n, c, h, w = x.shape
-            x = x.reshape(n * groups, c // groups, h, w)
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            alpha = self.alpha * self.maps  # torch divides it by the number of maps
-            wide = F.local_response_norm(wide, self.maps, alpha, self.beta, self.k)
-            x = wide.to(x.dtype).view(n, c, h, w)
-        return F.max_pool2d(x, self.size, self.stride) if self.size > 1 else x
+            x = self._normalised(x.reshape(n * groups, c // groups, h, w)).view(n, c, h, w)
+        if self.size == 1:
+            return x
+        return _MaxPool.apply(x, self.size, self.stride)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares = F.pad(wide * wide, (0, 0, 0, 0, self.maps // 2, self.maps // 2))
+        scale = self.k + self.alpha * sum(squares[:, i : i + x.shape[1]] for i in range(self.maps))
+        return (wide * scale.pow(-self.beta)).to(x.dtype)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max pooling whose backward pass adds in a fixed order; the library's, on a GPU, does not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+        y, index = F.max_pool2d(x, size, stride, return_indices=True)
+        ctx.save_for_backward(index)
+        ctx.form = x.shape, size, stride
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        shape, size, stride = ctx.form
+        dx = grad.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        rows, columns = grad.shape[2:]
+        corner = stride * (
+            torch.arange(rows, device=grad.device)[:, None] * shape[3] + torch.arange(columns, device=grad.device)
+        )
+        for i in range(size):
+            for j in range(size):
+                part = dx[:, :, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+                part += torch.where(index == corner + i * shape[3] + j, grad, 0)
+        return dx, None, None
 
 
 @torch.library.custom_op("alexstream::tail", mutates_args=())
-def _compiled(
-    x: torch.Tensor, groups: int, relu: bool, maps: int, alpha: float, k: float, size: int, stride: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _compiled(x: torch.Tensor, form: list[int], numbers: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     x_NHWC = _rows(x)
-    y_NPQC, chosen_NPQC = _empty(x_NHWC, size, stride)
-    constant = kernels.constants(alpha, k, computing(x))
+    y_NPQC, chosen_NPQC = _empty(x_NHWC, form)
+    constant = kernels.constants(numbers[0], numbers[1], computing(x))
 
     def part(n: slice) -> None:
-        kernels.forward(
-            array(x_NHWC[n]), groups, relu, maps, constant, size, stride, array(y_NPQC[n]), array(chosen_NPQC[n])
-        )
+        kernels.forward(array(x_NHWC[n]), tuple(form), constant, array(y_NPQC[n]), array(chosen_NPQC[n]))
 
     in_threads(part, len(x))
     return y_NPQC.permute(0, 3, 1, 2), chosen_NPQC
 
 
 @_compiled.register_fake
-def _(x: torch.Tensor, groups: int, relu: bool, maps: int, alpha: float, k: float, size: int, stride: int) -> Any:
-    y_NPQC, chosen_NPQC = _empty(x.permute(0, 2, 3, 1), size, stride)
+def _(x: torch.Tensor, form: list[int], numbers: list[float]) -> Any:
+    y_NPQC, chosen_NPQC = _empty(x.permute(0, 2, 3, 1), form)
     return y_NPQC.permute(0, 3, 1, 2), chosen_NPQC
 
 
 @torch.library.custom_op("alexstream::tail_backward", mutates_args=())
 def _compiled_backward(
-    grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor,
-    groups: int, relu: bool, maps: int, alpha: float, k: float, size: int, stride: int,
-) -> torch.Tensor:  # fmt: skip
+    grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor, form: list[int], numbers: list[float]
+) -> torch.Tensor:
     x_NHWC, g_NPQC = _rows(x), _rows(grad)
     dx_NHWC = torch.empty_like(x_NHWC)
-    constant = kernels.constants(alpha, k, computing(x))
+    constant = kernels.constants(numbers[0], numbers[1], computing(x))
 
     def part(n: slice) -> None:
-        kernels.backward(
-            array(x_NHWC[n]), groups, relu, maps, constant, size, stride,
-            array(g_NPQC[n]), array(chosen[n]), array(dx_NHWC[n]),
-        )  # fmt: skip
+        given = array(x_NHWC[n]), tuple(form), constant, array(g_NPQC[n]), array(chosen[n])
+        kernels.backward(*given, array(dx_NHWC[n]))
 
     in_threads(part, len(x))
     return dx_NHWC.permute(0, 3, 1, 2)
 
 
 @_compiled_backward.register_fake
-def _(grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor, *_: Any) -> torch.Tensor:
+def _(grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor, form: list[int], numbers: list[float]) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
@@ -100,14 +127,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.T
 
 
 def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-    return (_compiled_backward(grad, *ctx.saved_tensors, *ctx.constants), *[None] * 7)
+    return (_compiled_backward(grad, *ctx.saved_tensors, *ctx.constants), None, None)
 
 
 _compiled.register_autograd(_backward, setup_context=_save)
 
 
-def _empty(x_NHWC: torch.Tensor, size: int, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _empty(x_NHWC: torch.Tensor, form: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     n, h, w, c = x_NHWC.shape
+    size, stride = form[3:]
     shape = (n, (h - size) // stride + 1, (w - size) // stride + 1, c)
     return x_NHWC.new_empty(shape), x_NHWC.new_empty(shape, dtype=torch.uint8)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def in_threads(part: Callable[[slice], None], count: int, at_least: int = 1) -> 
     waiting = []
     if num > 1:
         pool = _threads(num - 1)
-        waiting = [pool.submit(part, slice(a, b)) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+        waiting = [pool.submit(part, slice(a, b)) for a, b in pairwise(bounds[1:])]
     part(slice(0, bounds[1]))
     for one in waiting:
         one.result()

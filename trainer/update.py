@@ -7,31 +7,24 @@ rate but not after a drop: here the velocity gathered at the old rate goes on de
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from trainer import kernels
-from trainer.recipe import Recipe
+from trainer.recipe import Phase, Recipe
 from trainer.threads import array, computing, in_threads
 
 CHUNK = 1 << 16  # the fewest numbers worth a thread
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """ε of conv1's weights, of the other weights, of the biases; 0 freezes."""
-
-    conv1: float
-    weights: float
-    biases: float
-
-    def of(self, name: str) -> float:
-        """The rate of a parameter by its canonical name."""
-        if name.endswith(".bias"):
-            return self.biases if self.conv1 or not name.startswith("conv1") else 0.0
-        return self.conv1 if name == "conv1.weight" else self.weights
+def rate_of(name: str, phase: Phase) -> float:
+    """ε of a parameter by its canonical name; 0: frozen, as conv1's bias is with its weights."""
+    if name == "conv1.weight":
+        return phase.conv1_rate
+    if name == "conv1.bias" and phase.conv1_rate == 0.0:
+        return 0.0
+    return phase.bias_rate if name.endswith(".bias") else phase.rate
 
 
 class PaperUpdate:
@@ -48,13 +41,22 @@ class PaperUpdate:
         self.velocity = {name: torch.zeros_like(w) for name, w in self.master.items()}
 
     @torch.no_grad()
-    def step(self, rates: Rates) -> None:
+    def restore(self, master: Mapping[str, torch.Tensor], velocity: Mapping[str, torch.Tensor] | None) -> None:
+        """Go on from these; float32 values that ``parameters`` of a narrower type are roundings of."""
+        for name, w in self.master.items():
+            w.copy_(master[name])
+            self.parameters[name].data.copy_(w)
+            if velocity is not None:
+                self.velocity[name].copy_(velocity[name])
+
+    @torch.no_grad()
+    def step(self, phase: Phase) -> None:
         """Apply one update with the gradients that the parameters hold, and drop the gradients.
 
         Raises ValueError if there are none.
         """
         for name, parameter in self.parameters.items():
-            gradient, rate = parameter.grad, rates.of(name)
+            gradient, rate = parameter.grad, rate_of(name, phase)
             if gradient is None:
                 raise ValueError(f"update of {name} without gradient: call backward first")
             parameter.grad = None
