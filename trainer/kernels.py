@@ -64,7 +64,7 @@ def _store_by_type(number: Any, like: Any) -> Any:
     return same
 
 
-@njit(**_OPTIONS)
+@njit(inline="always", **_OPTIONS)
 def _scales(x_C: Any, relu: bool, maps: int, constant: Any, a_C: Any, squares: Any, scale_C: Any) -> None:
     """Activations of a group of channels at one place, and k + α Σ a² over the ``maps`` channels around each."""
     zero, _one, alpha, k = constant[0], constant[1], constant[2], constant[3]
@@ -82,7 +82,7 @@ def _scales(x_C: Any, relu: bool, maps: int, constant: Any, a_C: Any, squares: A
         scale_C[c] = k + alpha * scale_C[c]
 
 
-@njit(**_OPTIONS)
+@njit(inline="always", **_OPTIONS)
 def _row(x_WC: Any, form: Any, constant: Any, y_WC: Any, scratch: Any) -> None:
     """A row after ReLU and normalisation."""
     groups, relu, maps = form[0], form[1] != 0, form[2]
@@ -139,7 +139,7 @@ def forward(x_NHWC: Any, form: Any, constant: Any, y_NPQC: Any, chosen_NPQC: Any
                 chosen_NPQC[n, p, q] = which
 
 
-@njit(**_OPTIONS)
+@njit(inline="always", **_OPTIONS)
 def _unpooled_row(h: int, form: Any, zero: Any, g_PQC: Any, chosen_PQC: Any, gy_WC: Any) -> None:
     """The gradient of row ``h`` before the pooling: each maximum's, where it came from."""
     size, stride = form[3], form[4]
@@ -151,26 +151,29 @@ def _unpooled_row(h: int, form: Any, zero: Any, g_PQC: Any, chosen_PQC: Any, gy_
                 place = np.uint8((h - p * stride) * size + j)
                 gy_C = gy_WC[q * stride + j]
                 for c in range(len(gy_C)):
-                    gy_C[c] += _load(g_C[c]) if chosen_C[c] == place else zero
+                    value = _load(g_C[c])
+                    gy_C[c] += value if chosen_C[c] == place else zero
 
 
-@njit(**_OPTIONS)
+@njit(inline="always", **_OPTIONS)
 def _unnormalised(x_C: Any, form: Any, constant: Any, gy_C: Any, scratch: Any) -> None:
     """Turn the gradient of normalised activations of a group into that of the activations, in place."""
     zero, one, factor = constant[0], constant[1], constant[4]
     relu, maps = form[1] != 0, form[2]
-    a_C, squares, scale_C, inner_C, cross, total_C = scratch
+    a_C, squares, scale_C, cross, total_C = scratch
     _scales(x_C, relu, maps, constant, a_C, squares, scale_C)
+    # Short loops over few arrays: those the compiler can prove to be independent, and vectorises.
     for c in range(len(x_C)):
         root = one / np.sqrt(scale_C[c])
-        inner_C[c] = gy_C[c] * (root * np.sqrt(root))
-        cross[maps // 2 + c] = inner_C[c] * a_C[c] / scale_C[c]
-        total_C[c] = zero
+        gy_C[c] *= root * np.sqrt(root)
+    for c in range(len(x_C)):
+        cross[maps // 2 + c] = gy_C[c] * a_C[c] / scale_C[c]
+    total_C[:] = zero
     for i in range(maps):
         for c in range(len(x_C)):
             total_C[c] += cross[c + i]
     for c in range(len(x_C)):
-        gy_C[c] = inner_C[c] + factor * a_C[c] * total_C[c]
+        gy_C[c] += factor * a_C[c] * total_C[c]
 
 
 @njit(**_OPTIONS)
@@ -181,9 +184,9 @@ def backward(x_NHWC: Any, form: Any, constant: Any, g_NPQC: Any, chosen_NPQC: An
     held = channels // groups
     gy_WC = np.empty((width, channels), constant.dtype)
     a_C, scale_C = np.empty(held, constant.dtype), np.empty(held, constant.dtype)
-    inner_C, total_C = np.empty(held, constant.dtype), np.empty(held, constant.dtype)
+    total_C = np.empty(held, constant.dtype)
     squares, cross = np.zeros(held + maps, constant.dtype), np.zeros(held + maps, constant.dtype)
-    scratch = (a_C, squares, scale_C, inner_C, cross, total_C)
+    scratch = (a_C, squares, scale_C, cross, total_C)
     for n in range(count):
         for h in range(height):
             _unpooled_row(h, form, zero, g_NPQC[n], chosen_NPQC[n], gy_WC)

@@ -44,15 +44,15 @@ class Tail:
         if self.maps:
             n, c, h, w = x.shape
             x = self._normalised(x.reshape(n * groups, c // groups, h, w)).view(n, c, h, w)
-        if self.size == 1:
-            return x
-        return _MaxPool.apply(x, self.size, self.stride)  # type: ignore[no-any-return, no-untyped-call]
+        if self.size > 1:
+            x = _MaxPool.apply(x, self.size, self.stride)  # type: ignore[no-untyped-call]
+        return x.to(x_NCHW.dtype)
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         squares = F.pad(wide * wide, (0, 0, 0, 0, self.maps // 2, self.maps // 2))
         scale = self.k + self.alpha * sum(squares[:, i : i + x.shape[1]] for i in range(self.maps))
-        return (wide * scale.pow(-self.beta)).to(x.dtype)
+        return wide * scale.pow(-self.beta)
 
 
 class _MaxPool(torch.autograd.Function):
@@ -69,7 +69,8 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (index,) = ctx.saved_tensors
         shape, size, stride = ctx.form
-        dx = grad.new_zeros(shape).contiguous(memory_format=torch.channels_last)
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        dx = grad.new_zeros(shape, dtype=wide).contiguous(memory_format=torch.channels_last)
         rows, columns = grad.shape[2:]
         corner = stride * (
             torch.arange(rows, device=grad.device)[:, None] * shape[3] + torch.arange(columns, device=grad.device)
@@ -78,7 +79,7 @@ class _MaxPool(torch.autograd.Function):
             for j in range(size):
                 part = dx[:, :, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
                 part += torch.where(index == corner + i * shape[3] + j, grad, 0)
-        return dx, None, None
+        return dx.to(grad.dtype), None, None
 
 
 @torch.library.custom_op("alexstream::tail", mutates_args=())
