@@ -3,16 +3,20 @@
 import pytest
 import torch
 
-from trainer.recipe import Recipe
+from trainer.recipe import ORIGINAL, Phase, Recipe
 from trainer.update import PaperUpdate
+
+
+def phase(rate, **rates):
+    return Phase(**{"start": 0, "rate": rate, "conv1_rate": rate, "bias_rate": rate, **rates})
 
 
 def run(rates, gradients):
     w = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    update = PaperUpdate([w], Recipe())
+    update = PaperUpdate({"fc7.weight": w}, Recipe())
     for rate, gradient in zip(rates, gradients, strict=True):
         w.grad = gradient.clone()
-        update.step(rate)
+        update.step(phase(rate))
     return w.detach()
 
 
@@ -46,9 +50,78 @@ def test_torch_sgd_agrees_at_a_constant_rate_and_departs_after_a_drop():
 
 def test_gradients_are_dropped_after_the_step_and_missing_ones_are_an_error():
     w = torch.nn.Parameter(torch.ones(2))
-    update = PaperUpdate([w], Recipe())
+    update = PaperUpdate({"fc7.weight": w}, Recipe())
     w.grad = torch.ones(2)
-    update.step(0.1)
+    update.step(phase(0.1))
     assert w.grad is None
-    with pytest.raises(ValueError, match="backward"):
-        update.step(0.1)
+    with pytest.raises(ValueError, match="fc7.weight"):
+        update.step(phase(0.1))
+
+
+def stepped(recipe, rates, gradient=0.0):
+    """What one step makes of parameters and velocities that are all 1."""
+    names = ("conv1.weight", "conv1.bias", "fc7.weight", "fc7.bias")
+    parameters = {name: torch.nn.Parameter(torch.ones(1, dtype=torch.float64)) for name in names}
+    update = PaperUpdate(parameters, recipe)
+    update.restore({k: v.detach() for k, v in parameters.items()}, {k: torch.ones(1) for k in names})
+    for p in parameters.values():
+        p.grad = torch.full((1,), gradient, dtype=torch.float64)
+    update.step(rates)
+    return {name: (p.item(), update.velocity[name].item()) for name, p in parameters.items()}
+
+
+def test_the_program_s_biases_do_not_decay_and_have_their_own_rate():
+    rates = phase(0.01, bias_rate=0.02)
+    paper, original = stepped(Recipe(), rates, 1.0), stepped(ORIGINAL, rates, 1.0)
+    assert paper["fc7.bias"][1] == pytest.approx(0.9 - 0.0005 * 0.02 - 0.02, abs=1e-15)
+    assert original["fc7.bias"][1] == pytest.approx(0.9 - 0.02, abs=1e-15)
+    assert paper["fc7.weight"] == original["fc7.weight"] == pytest.approx((1 + 0.889995, 0.889995), abs=1e-15)
+
+
+def test_a_rate_of_zero_freezes_without_momentum_and_decay():
+    after = stepped(Recipe(), phase(0.01, conv1_rate=0.0), 1.0)
+    assert after["conv1.weight"] == after["conv1.bias"] == (1.0, 1.0)
+    assert after["fc7.weight"] != (1.0, 1.0) != after["fc7.bias"]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_parameters_are_updated_in_threads_to_the_same_bits(threads):
+    generator = torch.Generator().manual_seed(3)
+    start, gradient = (torch.randn(300_001, generator=generator) for _ in range(2))
+    results = []
+    for count in (1, threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        w = torch.nn.Parameter(start.clone())
+        update = PaperUpdate({"fc6.weight": w}, Recipe())
+        for _ in range(3):
+            w.grad = gradient.clone()
+            update.step(phase(0.1))
+        torch.set_num_threads(before)
+        results.append(w.detach())
+    assert torch.equal(*results)
+
+
+def test_bfloat16_parameters_are_roundings_of_float32_ones():
+    """Steps far below a bfloat16's resolution add up."""
+    w = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    update = PaperUpdate({"fc7.weight": w}, Recipe(momentum=0.0, weight_decay=0.0))
+    for _ in range(100):
+        w.grad = torch.ones(8, dtype=torch.bfloat16)
+        update.step(phase(1e-4))
+    torch.testing.assert_close(update.master["fc7.weight"], torch.full((8,), 0.99), rtol=1e-5, atol=0)
+    assert w.dtype == torch.bfloat16
+    assert torch.equal(w.detach(), update.master["fc7.weight"].bfloat16())
+
+
+def test_a_gradient_in_another_layout_is_read_right():
+    start = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    gradient = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        w = torch.nn.Parameter(start.clone())
+        update = PaperUpdate({"conv5.weight": w}, Recipe())
+        w.grad = gradient.contiguous(memory_format=layout)
+        update.step(phase(0.1))
+        results.append(w.detach())
+    assert torch.equal(*results)
