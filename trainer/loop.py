@@ -199,7 +199,6 @@ class Trainer:
     def _epoch(self, batches: Iterator[Batch], phase: Phase) -> None:
         epoch = len(self.errors)
         meter = Meter(self.options.log_every, last_step(self.options.epochs, self.facts) - self.step)
-        self._clock = time.perf_counter()
         while self.step < last_step(epoch + 1, self.facts):
             self._one_step(batches, phase, meter)
             every = self.options.checkpoint_every
@@ -229,11 +228,12 @@ class Trainer:
                 phase=phase,
                 images=self.facts.batch_size,
                 measured=measured,
+                start_s=start,
                 wait_s=waited,
             ),
         )
         if previous is not None:
-            self._take(previous, meter)
+            self._take(previous, meter, until_s=start)
 
     def _over_replicas(self, measured: torch.Tensor) -> torch.Tensor:
         columns = self.rank.columns
@@ -246,12 +246,11 @@ class Trainer:
         """Take the result of the step that is still unread."""
         if self._unread is not None:
             result, self._unread = self._unread, None
-            self._take(result, meter)
+            self._take(result, meter, until_s=time.perf_counter())
 
-    def _take(self, result: StepResult, meter: Meter) -> None:
+    def _take(self, result: StepResult, meter: Meter, until_s: float) -> None:
         loss, accuracy = result.measured.tolist()
-        now = time.perf_counter()
-        elapsed, self._clock = now - self._clock, now
+        elapsed = until_s - result.start_s
         self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
         self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)

@@ -8,6 +8,7 @@ between the layers.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ from trainer.columns import Columns
 from trainer.geometry import cut, layers
 from trainer.recipe import Recipe
 from trainer.tail import Tail
+
+Part = Callable[[torch.Tensor, int], torch.Tensor]  # images and the number of columns among their channels
 
 
 class AlexNet(nn.Module):
@@ -62,7 +65,7 @@ class AlexNet(nn.Module):
 
     def features(self, images_NCHW: torch.Tensor, step: int | None = None) -> torch.Tensor:
         """This process's share of the 4096 activations of the last hidden layer, (N, 4096 or 2048)."""
-        x = images_NCHW.to(self.fc8_weight.dtype, memory_format=torch.channels_last)
+        x = images_NCHW.to(self._of("fc8")[0].dtype, memory_format=torch.channels_last)
         x = F.pad(x, (0, 3, 0, 3))
         for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6"):
             x = self._convolved(name, x)
@@ -73,7 +76,7 @@ class AlexNet(nn.Module):
 
     def kernels(self) -> torch.Tensor:
         """The first layer's kernels that this process holds, (96 or 48, 3, 11, 11)."""
-        return self.conv1_weight.detach()
+        return self._of("conv1")[0].detach()
 
     def _of(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         return getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
@@ -91,7 +94,7 @@ class AlexNet(nn.Module):
         elif name == "conv6":
             return x
         for part in self._tails[name]:
-            x = part(x, self._held) if isinstance(part, Tail) else part(x)
+            x = part(x, self._held)
         return x
 
     def _layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +133,7 @@ class AlexNet(nn.Module):
         return torch.cat(masks, 1).to(y.dtype)
 
 
-def _tails(recipe: Recipe) -> dict[str, list[object]]:
+def _tails(recipe: Recipe) -> dict[str, list[Part]]:
     """What follows each convolution, in order."""
     relu = recipe.activation == "relu"
     pool = Tail(relu=False, size=recipe.pool_size, stride=2)
@@ -142,13 +145,13 @@ def _tails(recipe: Recipe) -> dict[str, list[object]]:
         k=recipe.lrn_k,
     )
     normed = replace(norm, size=pool.size, stride=pool.stride)
-    first: list[object] = [replace(normed, relu=relu)]
+    first: list[Part] = [replace(normed, relu=relu)]
     if recipe.lrn_before_relu and relu:
         first = [normed, Tail()]
-    second: list[object] = [replace(normed, relu=relu)]
+    second: list[Part] = [replace(normed, relu=relu)]
     if recipe.spatial_norm:
         second = [replace(norm, relu=relu), spatial_norm, pool]
-    activated: list[object] = [Tail()] if relu else []
+    activated: list[Part] = [Tail()] if relu else []
     return {
         "conv1": first,
         "conv2": second,
@@ -159,7 +162,7 @@ def _tails(recipe: Recipe) -> dict[str, list[object]]:
     }
 
 
-def spatial_norm(x: torch.Tensor) -> torch.Tensor:
+def spatial_norm(x: torch.Tensor, _groups: int) -> torch.Tensor:
     """x / (1 + 4e-5 Σ x²)^¾ over 5×5 pixels of each map, zero outside (the program's "cnorm2")."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     sums = F.avg_pool2d(wide * wide, 5, stride=1, padding=2, count_include_pad=True)

@@ -19,13 +19,17 @@ METRICS, CONFIG = "metrics.jsonl", "run.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """A step that was taken; ``measured`` holds loss and accuracy, perhaps still on their way from a GPU."""
+    """A step that was taken; ``measured`` holds loss and accuracy, perhaps still on their way from a GPU.
+
+    ``start_s`` on the clock of ``time.perf_counter``; the first ``wait_s`` of it went by waiting for data.
+    """
 
     step: int
     epoch: int
     phase: Phase
     images: int
     measured: torch.Tensor
+    start_s: float
     wait_s: float
 
 
@@ -144,7 +148,7 @@ def _board(folder: Path, start_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise TrainError("--tensorboard: tensorboard is not installed; pip install tensorboard") from error
-    return SummaryWriter(folder, purge_step=start_step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder, purge_step=start_step + 1)
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

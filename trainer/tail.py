@@ -35,7 +35,8 @@ class Tail:
         """Apply to images; normalisation stays within each of ``groups`` equal parts of the channels."""
         if x_NCHW.device.type == "cpu" and self.beta == 0.75:
             form = [groups, int(self.relu), self.maps, self.size, self.stride]
-            return _compiled(x_NCHW, form, [self.alpha, self.k])[0]
+            y: torch.Tensor = _compiled(x_NCHW, form, [self.alpha, self.k])[0]
+            return y
         return self.by_library(x_NCHW, groups)
 
     def by_library(self, x_NCHW: torch.Tensor, groups: int) -> torch.Tensor:
@@ -51,8 +52,10 @@ class Tail:
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         squares = F.pad(wide * wide, (0, 0, 0, 0, self.maps // 2, self.maps // 2))
-        scale = self.k + self.alpha * sum(squares[:, i : i + x.shape[1]] for i in range(self.maps))
-        return wide * scale.pow(-self.beta)
+        total = squares[:, : x.shape[1]]
+        for i in range(1, self.maps):
+            total = total + squares[:, i : i + x.shape[1]]
+        return wide * (self.k + self.alpha * total).pow(-self.beta)
 
 
 class _MaxPool(torch.autograd.Function):

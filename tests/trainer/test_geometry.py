@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from trainer.columns import Columns
+from trainer.errors import TrainError
 from trainer.geometry import cut, initial_parameters, join, layers, num_parameters, parameter_shapes
 from trainer.model import AlexNet
-from trainer.errors import TrainError
 from trainer.recipe import ORIGINAL, PAPER, Recipe
 
 
@@ -61,7 +61,8 @@ def test_start_values_depend_on_the_seed_alone():
 
 def test_the_program_s_upper_convolutions_start_wider():
     start = initial_parameters(10, ORIGINAL, 0)
-    sd = {name: round(start[f"{name}.weight"].std().item(), 3) for name in ("conv1", "conv2", "conv3", "conv4", "conv5")}
+    names = ("conv1", "conv2", "conv3", "conv4", "conv5")
+    sd = {name: round(start[f"{name}.weight"].std().item(), 3) for name in names}
     assert sd == {"conv1": 0.01, "conv2": 0.01, "conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
 
 

@@ -39,7 +39,7 @@ class TwoColours:
             images[0, 0, 0, 0] = math.nan
         return Batch(images_NCHW=images, labels_N=labels, ids_N=torch.arange(4))
 
-    def training(self, start_step, part, exchange, device):
+    def training(self, start_step, part, exchange, device, augmentation=None):
         step = start_step
         while True:
             yield self.batch(step)
