@@ -56,33 +56,34 @@ cache_option = click.option(
 cache_size_option = click.option(
     "--cache-size", default="64G", show_default=True, type=_Bytes(), help="What --cache may hold at most."
 )
-_ABLATIONS = (
-    click.option("--tanh", "activation", flag_value="tanh", help="Ablation, section 3.1: tanh in place of ReLU."),
-    click.option("--no-lrn", "lrn", flag_value=False, type=bool, help="Ablation, section 3.3: no normalisation."),
-    click.option("--no-overlap", "pool_size", flag_value=2, type=int, help="Ablation, section 3.4: pool 2x2, not 3x3."),
-    click.option("--no-dropout", "dropout", flag_value=0.0, type=float, help="Ablation, section 4.2."),
-    click.option(
-        "--no-crops", "crops", flag_value=False, default=True, help="Ablation, section 4.1: no crops, no flips."
-    ),
-    click.option(
-        "--no-lighting", "lighting", flag_value=False, default=True, help="Ablation, section 4.1: no colour noise."
-    ),
-    click.option("--half", "columns", flag_value=1, type=int, help="Ablation, section 3.2: the net of one GPU."),
-    click.option(
-        "--no-talk", "columns_talk", flag_value=False, type=bool, help="Ablation: columns that never exchange."
-    ),
-    click.option(
-        "--remove", "removed", metavar="LAYER", help="Ablation, section 7: without conv2, conv3, conv4 or conv5."
-    ),
-    click.option("--sixth-conv", "sixth_conv", flag_value=True, type=bool, help="Section 6: a sixth convolution."),
-)
+# Flag → what it changes in the recipe, and its help.
+_ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "--tanh": ({"activation": "tanh"}, "Ablation, section 3.1: tanh in place of ReLU."),
+    "--no-lrn": ({"lrn": False}, "Ablation, section 3.3: no response normalisation."),
+    "--no-overlap": ({"pool_size": 2}, "Ablation, section 3.4: pooling over 2x2 places, not 3x3."),
+    "--no-dropout": ({"dropout": 0.0}, "Ablation, section 4.2: no dropout."),
+    "--no-crops": ({}, "Ablation, section 4.1: no random crops, no flips."),
+    "--no-lighting": ({}, "Ablation, section 4.1: no colour noise."),
+    "--half": ({"columns": 1}, "Ablation, section 3.2: the net of one GPU."),
+    "--no-talk": ({"columns_talk": False}, "Ablation: columns that never exchange."),
+    "--sixth-conv": ({"sixth_conv": True}, "Section 6: a sixth convolution, over the last pooling."),
+}
 
 
 def ablation_options(command: Any) -> Any:
     """The paper's experiments, one flag each."""
-    for option in reversed(_ABLATIONS):
-        command = option(command)
+    command = click.option(
+        "--remove", "removed", default="", metavar="LAYER", help="Ablation, section 7: without conv2, 3, 4 or conv5."
+    )(command)
+    for flag, (_, text) in reversed(_ABLATIONS.items()):
+        command = click.option(flag, is_flag=True, help=text)(command)
     return command
+
+
+def _changes(flags: dict[str, bool]) -> dict[str, Any]:
+    """What the flags that were given change in the recipe."""
+    given = {f"--{name.replace('_', '-')}" for name, is_given in flags.items() if is_given}
+    return {field: value for flag in given for field, value in _ABLATIONS[flag][0].items()}
 
 
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -519,7 +520,8 @@ def train(
     keep: int,
     tensorboard: bool,
     quiet: bool,
-    **ablations: Any,
+    removed: str,
+    **flags: bool,
 ) -> None:
     """Train the two-column AlexNet on the augmented stream, with the paper's hyper-parameters as defaults.
 
@@ -533,13 +535,22 @@ def train(
       cli.py train --data shards/ --epochs 5 --run runs/short
       cli.py train --data shards/ --run runs/short --epochs 10 --resume
       cli.py train --data s3://bucket/shards --order grouped --cache /scratch --cache-size 100G
+      cli.py train --data shards/ --recipe original
+      torchrun --standalone --nproc-per-node 8 -- cli.py train --data shards/ --batch-size 512 --lr 0.04
     """
     from trainer import launch, loop
     from trainer.recipe import chosen
 
-    crops, lighting = ablations.pop("crops"), ablations.pop("lighting")
     epochs = epochs or (93 if recipe == "original" else 90)
-    training = chosen(recipe, epochs=epochs, learning_rate=lr, patience=patience, drop_after=drop_after, **ablations)
+    training = chosen(
+        recipe,
+        epochs=epochs,
+        learning_rate=lr,
+        patience=patience,
+        drop_after=drop_after,
+        removed=removed,
+        **_changes(flags),
+    )
     device_type = launch.choose_device_type(devices, device, training.columns)
     if device_type == "cpu" and device == "auto" and launch.num_gpus():
         click.echo(
@@ -550,7 +561,7 @@ def train(
         val,
         batch_size=batch_size,
         seed=seed,
-        augmentation=_augmentation(augment or recipe, crops, lighting),
+        augmentation=_augmentation(augment or recipe, crops=not flags["no_crops"], lighting=not flags["no_lighting"]),
         order=order,
         decoder=decoder,
         cache=cache,
@@ -577,7 +588,7 @@ def train(
     launch.run(loop.train, (stream, options), devices, device_type)
 
 
-def _augmentation(name: str, crops: bool, lighting: bool) -> str:
+def _augmentation(name: str, *, crops: bool, lighting: bool) -> str:
     """The augmentation's name without what is not wanted."""
     if name == "none" or not (crops or lighting):
         return "none"

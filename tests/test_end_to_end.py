@@ -42,7 +42,8 @@ def two_ranks(sample_shards, tmp_path_factory):
 def test_a_step_line_has_loss_speed_and_data_wait(two_ranks):
     lines = [line for line in two_ranks[1].stderr.splitlines() if line.startswith("epoch")]
     assert len(lines) == 5
-    assert all("loss" in line and "images/s" in line and "data-wait" in line for line in lines)
+    assert all(all(word in line for word in ("loss", "top-1", "images/s", "data-wait", "ETA")) for line in lines)
+    assert "fp32; recipe paper; " in two_ranks[1].stderr  # nothing of it changed
 
 
 def test_validation_is_printed_to_stdout(two_ranks):
@@ -119,3 +120,34 @@ def test_a_rank_that_is_killed_stops_the_run_with_one_line_and_resume_continues(
     assert len(errors) == 1 and "rank" in errors[0] and "--resume" in errors[0]
     subprocess.run([*command, "--resume"], check=True, capture_output=True, timeout=300)
     assert checkpoints.load(run).step == 13  # 3 epochs of 67 images in batches of 16
+
+
+def torchrun(processes, *words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["--", str(ROOT / "cli.py"), *map(str, words)]  # else torchrun takes --run for its own --run-path
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_two_replicas_of_two_columns_have_the_losses_of_one_and_their_checkpoint_goes_on(
+    two_ranks, sample_shards, tmp_path
+):
+    """Four processes under torchrun; then 2 x 1; then evaluation on one device."""
+    run = tmp_path / "run"
+    options = ("--run", run, "--batch-size", 32, "--log-every", 1)
+    four = torchrun(4, "train", "--data", sample_shards, "--epochs", 1, *options)
+    assert four.returncode == 0, four.stderr
+    assert "2 replicas (2 ranks, one column each)" in four.stderr
+    assert losses(run) == pytest.approx(losses(two_ranks[0])[:3], rel=1e-4)
+    first, second = (next(r["validation"] for r in metrics(f) if "validation" in r) for f in (run, two_ranks[0]))
+    assert first == pytest.approx(second, rel=1e-3)
+    train(sample_shards, run, "--epochs", 2, "--resume")
+    assert losses(run) == pytest.approx(losses(two_ranks[0]), rel=1e-3)
+    result = alexstream("evaluate", "--data", sample_shards, "--checkpoint", run, "--json")
+    assert json.loads(result.stdout)["num_images"] == 16
+
+
+def test_processes_that_make_up_no_whole_replica_are_refused(sample_shards, tmp_path):
+    result = torchrun(3, "train", "--data", sample_shards, "--run", tmp_path / "run")
+    assert result.returncode != 0
+    assert "--devices 2 under torchrun with 3 processes" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -288,16 +288,18 @@ class Trainer:
         if self.facts.num_val == 0:
             return None
         columns = self.rank.columns
-        mine = evaluate(self.model, self.data.validation(columns.part, columns.exchange, self.rank.device))
+        batches = self.data.validation(columns.part, columns.exchange, self.rank.device)
         if columns.replicas == 1:
-            return mine
-        shares = torch.tensor([1.0, mine.loss, mine.top1, mine.top5], dtype=torch.float64) * mine.num_images
-        shares = shares.to(self.rank.device)
-        dist.all_reduce(shares, group=columns.replica_group)
-        count, loss, top1, top5 = shares.tolist()
-        return replace(
-            mine, num_images=round(count), loss=loss / count, top1=round(top1) / count, top5=round(top5) / count
-        )
+            return evaluate(self.model, batches)
+        try:
+            mine = evaluate(self.model, batches)
+        except ValueError:  # all that came to this replica was padding
+            mine = Score(num_images=0, loss=0.0, top1=0.0, top5=0.0)
+        sums = torch.tensor([1.0, mine.loss, mine.top1, mine.top5], dtype=torch.float64) * mine.num_images
+        sums = sums.to(self.rank.device)
+        dist.all_reduce(sums, group=columns.replica_group)
+        count, loss, top1, top5 = sums.tolist()
+        return Score(num_images=round(count), loss=loss / count, top1=round(top1) / count, top5=round(top5) / count)
 
     def _save(self) -> None:
         """Join both columns' shares on the main rank and write them."""

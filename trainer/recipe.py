@@ -141,14 +141,14 @@ def for_run(recipe: Recipe, learning_rate: float, epochs: int) -> Recipe:
 def chosen(
     name: str, *, epochs: int, learning_rate: float, patience: int, drop_after: str | None = None, **changes: Any
 ) -> Recipe:
-    """The recipe that a command line asks for; ``changes``: fields of ``Recipe``, None where nothing is asked.
+    """The recipe that a command line asks for; ``changes``: fields of ``Recipe``.
 
     Raises TrainError for a recipe, a layer or epochs that do not exist.
     """
     if name not in RECIPES:
         raise TrainError(f"--recipe: received {name!r}, expected one of {', '.join(RECIPES)}")
     recipe = replace(for_run(RECIPES[name], learning_rate, epochs), patience_epochs=patience)
-    recipe = replace(recipe, **{field: value for field, value in changes.items() if value is not None})
+    recipe = replace(recipe, **changes)
     return scripted(recipe, _epochs(drop_after, epochs)) if drop_after else recipe
 
 
