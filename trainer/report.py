@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ class Report:
         if folder is not None:
             path = folder / METRICS
             kept = _lines_until(path, start_step)
-            path.write_text("".join(kept))
+            whole = path.with_name(path.name + ".tmp")
+            whole.write_text("".join(kept))
+            os.replace(whole, path)  # nothing is lost to a kill at this moment
             self._file = path.open("a", buffering=1)
             if tensorboard:
                 self._board = _board(folder / "tensorboard", start_step)
