@@ -6,8 +6,8 @@ import hashlib
 
 
 def chosen(num_samples: int, count: int, seed: str) -> list[int]:
-    """``count`` (or all) of the numbers 0 to ``num_samples`` - 1 in random order: those whose hash with the seed is least.
+    """``count`` (or all) of the numbers 0 to ``num_samples`` - 1 in random order: those with the least hashes.
 
-    A larger ``count`` adds to the choice of a smaller one.
+    ``seed`` goes into the hash. A larger ``count`` adds to the choice of a smaller one.
     """
     return sorted(range(num_samples), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())[:count]

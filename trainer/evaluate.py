@@ -105,7 +105,10 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """What an evaluation found: ``by_class`` by label, ``equal``: the same images with equal weights, if some were fitted."""
+    """What an evaluation found.
+
+    ``by_class`` is by label; ``equal``: the same images with equal weights, where weights were fitted.
+    """
 
     paths: tuple[Path, ...]
     steps: tuple[int, ...]
@@ -231,7 +234,12 @@ class _Speakers:
     quiet: bool
 
     def of(
-        self, data: TrainingData, what: str, *, only: frozenset[int] = frozenset(), without: frozenset[int] = frozenset()
+        self,
+        data: TrainingData,
+        what: str,
+        *,
+        only: frozenset[int] = frozenset(),
+        without: frozenset[int] = frozenset(),
     ) -> Iterator[tuple[Batch, torch.Tensor]]:
         """The validation split, and what each network says of it: log-probabilities (M, N, K).
 

@@ -1,7 +1,8 @@
-"""What is said of each image, one row a sample, as CSV or Parquet.
+"""What is said of single images: the most probable classes of one, and of a split, one row a sample, in a file.
 
-Columns: ``key``, ``label`` (number), ``class``; then for each of the five most probable classes, the first first,
-``class_1`` and ``probability_1`` and so on (fewer where there are fewer classes). Rows are in catalog order.
+Columns of the CSV or Parquet file: ``key``, ``label`` (number), ``class``; then for each of the five most probable
+classes (fewer where there are fewer), the first first, ``class_1`` and ``probability_1`` and so on. Rows are in catalog
+order.
 """
 
 from __future__ import annotations
@@ -17,9 +18,19 @@ from numpy.typing import NDArray
 
 from pipeline.batch import Batch
 from trainer.errors import TrainError
-from trainer.probabilities import first_classes
+from trainer.probabilities import Model, first_classes, log_probabilities, mixed
 
 ENDINGS = (".csv", ".parquet")
+
+
+def most_probable(models: Sequence[Model], images: torch.Tensor, count: int = 5) -> tuple[list[int], list[float]]:
+    """The most probable classes of one image, (1, C, H, W) or (1, 10, C, H, W), and their probabilities.
+
+    Means over the views and the models, as ``evaluate.assess`` scores them with equal weights.
+    """
+    together = mixed(log_probabilities(models, images), [1.0 / len(models)] * len(models))
+    classes, probabilities = first_classes(together, count)
+    return classes[0].tolist(), probabilities[0].tolist()
 
 
 class Predictions:

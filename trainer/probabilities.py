@@ -51,6 +51,6 @@ def credit(log_probabilities_NK: torch.Tensor, labels_N: torch.Tensor, k: int) -
 
 
 def first_classes(log_probabilities_NK: torch.Tensor, count: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most probable classes, int64 (N, count or K), and their probabilities; of equal ones the lower label first."""
+    """The most probable classes, int64 (N, count or K), and their probabilities; of equal ones the lower first."""
     ordered, classes = log_probabilities_NK.sort(dim=1, descending=True, stable=True)
     return classes[:, :count], ordered[:, :count].exp()

@@ -1,7 +1,7 @@
-"""What a network sees alike: the nearest training images of a query by the last hidden layer, exactly.
+"""Which samples a network finds most like others: exact search by the last hidden layer, over a stream of batches.
 
-The 4096 activations that feed the classes (section 6.1, figure 4), in test mode, are compared by Euclidean distance. The
-training images stream by; what is held of them is a batch and the nearest so far.
+The 4096 activations that feed the classes (section 6.1, figure 4), in test mode, are compared by Euclidean distance.
+The samples stream by; what is held of them is a batch and the nearest so far.
 
 Shape legend: N = images of a batch, Q = queries, D = activations (4096), k = how many nearest are wanted.
 """
