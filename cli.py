@@ -684,8 +684,9 @@ def kernels(checkpoint: Path, out: Path) -> None:
       cli.py kernels --checkpoint runs/alexnet --out kernels.png
     """
     from trainer.checkpoint import load
-    from trainer.pictures import save_kernels
+    from trainer.pictures import check_place, save_kernels
 
+    check_place(out)
     state = load(checkpoint)
     weight = state.parameters["conv1.weight"].float().numpy()
     save_kernels(weight, state.recipe.columns, f"{checkpoint}, step {state.step:,}", out)
@@ -746,8 +747,9 @@ def neighbours(
     """
     from trainer.ensemble import Ensemble
     from trainer.neighbours import choose, find
-    from trainer.pictures import save_neighbours
+    from trainer.pictures import check_place, save_neighbours
 
+    check_place(out)
     _resolve(data, "train")
     ensemble, where = Ensemble.load([checkpoint]), _device(device)
     stream = _evaluation_stream(data, val, ensemble, batch_size=batch_size, cache=cache, cache_bytes=cache_size)
@@ -755,8 +757,8 @@ def neighbours(
     splits = _splits(stream)
     asked = choose(splits, keys, queries, seed)
     found = find(ensemble.models(where)[0], splits, asked, _class_names(stream), count, where, quiet=quiet)
-    save_neighbours([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
     click.echo("\n".join(json.dumps(one.json()) if as_json else one.lines() for one in found))
+    save_neighbours([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
     click.echo(f"picture: {out}", err=True)
 
 
@@ -888,8 +890,9 @@ def _splits(stream: Any) -> list[Any]:
 
 def _unread(path: Path, error: Exception) -> str:
     """One line on a file that gave no image."""
-    reason = f"{error.reason}: {error}" if isinstance(error, BadImageError) else getattr(error, "strerror", str(error))
-    return f"Error: {path}: no usable image ({reason}); docs/images.md lists what is"
+    if isinstance(error, BadImageError):
+        return f"Error: {path}: no usable image ({error.reason}: {error}); docs/images.md lists what is"
+    return f"Error: {path}: cannot be read ({getattr(error, 'strerror', error)}); give an image file"
 
 
 def _prediction(path: Path, manifest: Any, labels: list[int], probabilities: list[float]) -> str:

@@ -249,7 +249,9 @@ class _Speakers:
         for batch in shown(stream, data.facts().num_val, what, quiet=self.quiet):
             ids = batch.ids_N.tolist()
             rows = [n for n, i in enumerate(ids) if i >= 0 and i not in without and (not only or i in only)]
-            if rows:
+            if len(rows) == len(ids):
+                yield batch, log_probabilities(self.models, batch.images_NCHW)
+            elif rows:
                 part = Batch(
                     images_NCHW=batch.images_NCHW[rows], labels_N=batch.labels_N[rows], ids_N=batch.ids_N[rows]
                 )

@@ -54,6 +54,17 @@ def _sheet(kernels_KCHW: NDArray[np.float32]) -> Sheet:
     return Sheet(pixels_HWC=sheet, least=least, greatest=greatest)
 
 
+def check_place(path: Path) -> None:
+    """Raise TrainError unless a picture can be written there: asked before the work that it would show."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    endings = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:].lower() not in endings:
+        raise TrainError(f"--out: received {str(path)!r}, expected a picture's name, such as kernels.png")
+    if not path.absolute().parent.is_dir():
+        raise TrainError(f"--out: the folder of {path} does not exist; make it first")
+
+
 def save_kernels(kernels_KCHW: NDArray[np.float32], columns: int, what: str, path: Path) -> None:
     """Draw first-layer kernels, column above column; ``what`` says whose they are.
 
@@ -63,10 +74,10 @@ def save_kernels(kernels_KCHW: NDArray[np.float32], columns: int, what: str, pat
     count, channels, height, width = kernels_KCHW.shape
     canvas = _Canvas(sheets[0].pixels_HWC.shape[1], 58 + sum(sheet.pixels_HWC.shape[0] + 40 for sheet in sheets))
     canvas.text(0, 0, f"First-layer kernels: {count} of {height} × {width} × {channels}", size=13)
-    canvas.text(0, 24, what, size=9)
+    canvas.text(0, 24, _short(what, 90), size=9)
     y = 58
     for number, sheet in enumerate(sheets):
-        scale = f"black {sheet.least:+.4f}, white {sheet.greatest:+.4f}, the same for all its kernels"
+        scale = f"black {_signed(sheet.least)}, white {_signed(sheet.greatest)}, the same for all its kernels"
         canvas.text(0, y, f"column {number}: {scale}", size=9)
         canvas.picture(0, y + 20, sheet.pixels_HWC)
         y += sheet.pixels_HWC.shape[0] + 40
@@ -96,7 +107,7 @@ def save_neighbours(rows: Sequence[tuple[Captioned, Sequence[Captioned]]], what:
     most = max(len(found) for _, found in rows)
     canvas = _Canvas((1 + most) * step + gap - 10, top + len(rows) * tall)
     canvas.text(0, 0, "Nearest training images by the last hidden layer", size=13)
-    canvas.text(0, 24, what, size=9)
+    canvas.text(0, 24, _short(what, 90), size=9)
     canvas.text(0, top - 20, "query", size=9)
     canvas.text(step + gap, top - 20, "nearest first, with the Euclidean distance of 4096 activations", size=9)
     for number, (query, found) in enumerate(rows):
@@ -111,12 +122,13 @@ class _Canvas:
     """A white page measured in pixels from its top left corner, with a margin around it."""
 
     MARGIN = 16
+    LEAST_WIDTH = 640  # room for the longest heading
 
     def __init__(self, width: int, height: int) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        self._width, self._height = width + 2 * self.MARGIN, height + 2 * self.MARGIN
+        self._width, self._height = max(width, self.LEAST_WIDTH) + 2 * self.MARGIN, height + 2 * self.MARGIN
         self._figure: Any = Figure(figsize=(self._width / DPI, self._height / DPI), dpi=DPI)
         FigureCanvasAgg(self._figure)
 
@@ -125,8 +137,9 @@ class _Canvas:
         self._figure.figimage(pixels_HWC, self.MARGIN + x, below, origin="upper")
 
     def text(self, x: int, y: int, text: str, size: int) -> None:
-        place = ((self.MARGIN + x) / self._width, 1 - (self.MARGIN + y) / self._height)
-        self._figure.text(*place, text, fontsize=size, va="top", ha="left", parse_math=False)
+        baseline = self.MARGIN + y + size * DPI / 72
+        place = ((self.MARGIN + x) / self._width, 1 - baseline / self._height)
+        self._figure.text(*place, text, fontsize=size, va="baseline", ha="left", parse_math=False)
 
     def captioned(self, x: int, y: int, one: Captioned) -> None:
         self.picture(x, y, thumbnail(one.pixels_SSC))
@@ -138,6 +151,10 @@ class _Canvas:
             self._figure.savefig(path, dpi=DPI)
         except (OSError, ValueError) as error:
             raise TrainError(f"cannot write the picture {path}: {error}") from error
+
+
+def _signed(weight: float) -> str:
+    return f"{weight:+.4f}".replace("-", "−")
 
 
 def _short(line: str, most: int = 23) -> str:

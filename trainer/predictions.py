@@ -43,7 +43,7 @@ class Predictions:
         """
         if path.suffix not in ENDINGS:
             raise TrainError(f"--predictions: received {str(path)!r}, expected a name that ends in .csv or .parquet")
-        if not path.parent.is_dir():
+        if not path.absolute().parent.is_dir():
             raise TrainError(f"--predictions: the folder of {path} does not exist; make it first")
         self._path, self._keys, self._classes = path, np.asarray(keys, object), np.asarray(classes, object)
         self._parts: list[tuple[NDArray[Any], ...]] = []
