@@ -46,7 +46,8 @@ def test_a_network_of_one_column_has_one_sheet_and_equal_weights_are_no_error():
 
 def found_in(path, pixels_HWC):
     """Top and left of where a picture holds these pixels."""
-    page = np.asarray(Image.open(path).convert("RGB"))
+    with Image.open(path) as picture:
+        page = np.asarray(picture.convert("RGB"))
     corner = np.argwhere((page == pixels_HWC[0, 0]).all(-1))
     height, width = pixels_HWC.shape[:2]
     places = [(y, x) for y, x in corner if np.array_equal(page[y : y + height, x : x + width], pixels_HWC)]
