@@ -559,7 +559,7 @@ def train(
     default=None,
     type=_FitOn(),
     help="With several checkpoints: how much each counts is fitted on this share of the validation split, which is "
-    "then not scored (0.5), or on a split of its own (a folder). [default: all count the same]",
+    "then not scored (0.5), or on another split (a folder). [default: all count the same]",
 )
 @click.option("--per-class", is_flag=True, help="A line a class as well.")
 @click.option(
@@ -703,7 +703,7 @@ def kernels(checkpoint: Path, out: Path) -> None:
     default=5,
     show_default=True,
     type=click.IntRange(1),
-    help="How many validation images to choose, if none is named with --key.",
+    help="How many validation images (training images, if there are none) to choose, if --key names none.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of that choice.")
 @click.option(

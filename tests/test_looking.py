@@ -111,8 +111,8 @@ def test_fitted_weights_are_said_and_score_the_rest(sample_shards, runs):
     assert half["fit"]["num_images"] == half["num_images"] == 8
     assert half["fit"]["loss_fitted"] <= half["fit"]["loss_equal"]
     assert sum(row["weight"] for row in half["checkpoints"]) == pytest.approx(1)
-    lines = stdout_of(*words, "--fit-weights", sample_shards / "train").splitlines()
-    assert "fitted on 67 other images" in lines[2] and lines[-1].startswith("validation loss")
+    lines = stdout_of(*words, "--val", sample_shards / "train", "--fit-weights", sample_shards / "val").splitlines()
+    assert "fitted on 16 other images" in lines[2] and lines[-1].endswith("(67 images)")
 
 
 def test_predict_says_of_a_file_what_evaluate_says_of_its_sample(sample_images, sample_shards, runs, said):
@@ -200,6 +200,9 @@ def test_what_cannot_be_looked_at_is_one_line(sample_shards, runs, tmp_path):
     assert "a picture's name" in error_of("kernels", *run, "--out", tmp_path / "kernels.txt")
     assert ".csv or .parquet" in error_of("evaluate", *data, *run, "--predictions", tmp_path / "said.txt")
     assert "several times" in error_of("evaluate", *data, *run, "--fit-weights", 0.5)
+    both = [*data, *run, *run]
+    assert "the one that is scored" in error_of("evaluate", *both, "--fit-weights", sample_shards / "val")
+    assert "no finished data set" in error_of("evaluate", *both, "--fit-weights", tmp_path / "nowhere")
     assert "between 0 and 1" in error_of("evaluate", *data, *run, "--fit-weights", 1.5, exit_code=2)
     assert "does not exist" in error_of("kernels", "--checkpoint", tmp_path / "none.pt", *out)
     val_only = error_of("predict", "image.jpg", "--data", sample_shards / "val", *run)

@@ -191,7 +191,7 @@ def assess(
     speakers = _Speakers(models=ensemble.models(device), device=device, views=views, quiet=quiet)
     weights, fit, kept_back = ensemble.equal_weights, None, frozenset[int]()
     if fit_on is not None:
-        kept_back = _kept_back(fit_on.share, facts.num_val)
+        kept_back = _kept_back(fit_on, facts)
         weights, fit = _fitted(speakers, ensemble, fit_on.data or data, kept_back)
     tally, equal = Tally(), Tally()
     for batch, each in speakers.of(data, "evaluate", without=kept_back):
@@ -213,10 +213,20 @@ def assess(
     )
 
 
-def _kept_back(share: float, num_images: int) -> frozenset[int]:
-    """The images that weights are fitted on, by id; at least one is left to score."""
+def _kept_back(fit_on: FitOn, facts: DataFacts) -> frozenset[int]:
+    """The images of the validation split that weights are fitted on, by id; at least one is left to score.
+
+    Raises TrainError where images would be fitted on that are scored too, or that the networks were trained on.
+    """
+    share, num_images = fit_on.share, facts.num_val
+    if fit_on.data is not None:
+        digest = fit_on.data.facts().val_digest
+        known = {facts.val_digest: "the one that is scored", facts.train_digest: "the one that was trained on"}
+        if digest in known:
+            raise TrainError(f"--fit-weights: this split is {known[digest]}; give another, or a share such as 0.5")
+        return frozenset()
     count = round(share * num_images)
-    if share and not 0 < count < num_images:
+    if not 0 < count < num_images:
         raise TrainError(
             f"--fit-weights: received {share:g}, which is {count} of {num_images} validation images; "
             "expected a share that leaves some to fit on and some to score"
@@ -273,6 +283,9 @@ def _fitted(
         for batch, each in speakers.of(data, "fit", only=only)
     ]
     log_p_MN = np.concatenate(parts, axis=1)
+    for path, log_p_N in zip(ensemble.paths, log_p_MN, strict=True):
+        if not np.isfinite(log_p_N).all():
+            raise TrainError(f"--fit-weights: {path} gives labels a probability that is no number; leave it out")
     equal, weights = ensemble.equal_weights, fit_weights(log_p_MN)
     losses = (_loss(log_p_MN, equal), _loss(log_p_MN, weights))
     return weights, Fit(num_images=log_p_MN.shape[1], loss_equal=losses[0], loss_fitted=losses[1])

@@ -7,19 +7,32 @@ import torch
 from pipeline.augment import AUGMENTATIONS
 from pipeline.loader import ShardedData
 from pipeline.stills import Stills
+from sharding.layout import EncodeRecipe
 from sharding.lookup import Lookup
+from sharding.pack import ShardRequest, shard_all
 
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def val_folders(sample_images, sample_shards, tmp_path_factory):
+    """Encoding → the validation split in it."""
+    folders = {"jpeg": sample_shards / "val"}
+    for encoding in ("raw", "keep"):
+        folders[encoding] = tmp_path_factory.mktemp(encoding) / "val"
+        recipe = EncodeRecipe(encoding=encoding)
+        list(shard_all(ShardRequest(source=sample_images / "val", folder=folders[encoding], encode=recipe), quiet=True))
+    return folders
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw", "keep"])
 @pytest.mark.parametrize("views", [1, 10])
 @pytest.mark.parametrize("augmentation", sorted(AUGMENTATIONS))
-def test_a_still_is_what_validation_makes_of_the_sample(sample_shards, augmentation, views):
-    data = ShardedData(
-        train=sample_shards / "train", val=sample_shards / "val", batch_size=4, augmentation=augmentation
-    )
+def test_a_still_is_what_validation_makes_of_the_sample(sample_shards, val_folders, augmentation, views, encoding):
+    train, val = sample_shards / "train", val_folders[encoding]
+    data = ShardedData(train=train, val=val, batch_size=4, augmentation=augmentation)
     batch = next(iter(data.validation(views=views)))
-    lookup = Lookup.of(sample_shards / "val")
+    lookup = Lookup.of(val)
     pixels = np.stack([lookup.pixels(int(i)) for i in batch.ids_N])
     still = Stills(sample_shards / "train", augmentation, CPU).batch(pixels, views)
     assert torch.equal(still.images_NCHW, batch.images_NCHW)

@@ -10,6 +10,7 @@ from sharding.image import prepare
 from sharding.layout import EncodeRecipe, load_catalog, load_manifest
 from sharding.lookup import Lookup, class_names
 from sharding.pack import ShardRequest, shard_all
+from sharding.storage import location
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "raw", "keep"])
@@ -23,6 +24,13 @@ def test_each_sample_has_its_key_its_label_and_the_pixels_of_its_source(sample_i
         original = (sample_images / "val" / source).read_bytes()
         assert np.array_equal(lookup.pixels(sample), prepare(original, recipe).pixels_HWC)
     assert sample == 15 and lookup.find("nothing") is None
+
+
+def test_samples_of_a_bucket_are_those_of_the_folder(sample_images, sample_shards, s3_folder):
+    folder = location(s3_folder) / "val"
+    list(shard_all(ShardRequest(source=sample_images / "val", folder=folder), quiet=True))
+    there, here = Lookup.of(folder), Lookup.of(sample_shards / "val")
+    assert all(np.array_equal(there.pixels(i), here.pixels(i)) for i in (0, 15))
 
 
 def test_samples_of_later_shards_are_read_from_their_own(sample_shards):

@@ -63,7 +63,7 @@ def readers(*factors):
     return Readers(paths=paths, states=(checkpoint(),) * len(factors), factors=factors)
 
 
-def spoken(num_images=11, seed=0):
+def spoken(num_images=11, seed=0, **facts):
     generator = np.random.default_rng(seed)
     logits = 3 * generator.standard_normal((num_images, 10, len(FACTS.classes)))
-    return SpokenData(logits, generator.integers(0, len(FACTS.classes), num_images))
+    return SpokenData(logits, generator.integers(0, len(FACTS.classes), num_images), replace(FACTS, **facts))

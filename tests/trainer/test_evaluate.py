@@ -170,7 +170,7 @@ def test_weights_are_fitted_on_images_that_are_not_scored(tmp_path):
 
 
 def test_weights_are_fitted_on_a_split_of_its_own():
-    data, other = spoken(12, seed=1), spoken(30, seed=2)
+    data, other = spoken(12, seed=1), spoken(30, seed=2, val_digest="v2")
     found = assess(data, readers(1.0, 0.1), CPU, fit_on=FitOn(data=other), quiet=True)
     assert (found.fit.num_images, found.score.num_images) == (30, 12)
     loss = measures(by_hand(other, (1.0, 0.1), 1, found.weights), other.labels_N)[0]
@@ -184,7 +184,10 @@ def test_weights_are_fitted_on_a_split_of_its_own():
         ((1.0,), FitOn(share=0.5), "one checkpoint"),
         ((1.0, 2.0), FitOn(share=0.01), "0 of 11"),
         ((1.0, 2.0), FitOn(share=0.99), "11 of 11"),
-        ((1.0, 2.0), FitOn(data=spoken(0)), "no images to fit on"),
+        ((1.0, 2.0), FitOn(data=spoken(0, val_digest="v2")), "no images to fit on"),
+        ((1.0, 2.0), FitOn(data=spoken()), "the one that is scored"),
+        ((1.0, 2.0), FitOn(data=spoken(val_digest="d1")), "the one that was trained on"),
+        ((1.0, np.nan), FitOn(share=0.5), "reader1.*no number"),
     ],
 )
 def test_what_gives_no_weights_is_refused(factors, fit_on, message):
