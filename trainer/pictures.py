@@ -23,7 +23,7 @@ A_ROW = 16  # kernels
 ENLARGED = 5  # screen pixels for each pixel of a kernel
 BETWEEN = 4  # screen pixels between kernels
 THUMBNAIL_PX = 144
-BACKGROUND = 255
+BACKGROUND, FRAME = 255, 190  # grey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +142,8 @@ class _Canvas:
         self._figure.text(*place, text, fontsize=size, va="baseline", ha="left", parse_math=False)
 
     def captioned(self, x: int, y: int, one: Captioned) -> None:
+        side = THUMBNAIL_PX + 2
+        self.picture(x - 1, y - 1, np.full((side, side, 3), FRAME, np.uint8))  # white photographs have an edge too
         self.picture(x, y, thumbnail(one.pixels_SSC))
         for number, line in enumerate(one.lines):
             self.text(x, y + THUMBNAIL_PX + 3 + 15 * number, _short(line), size=8)
