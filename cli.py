@@ -756,7 +756,7 @@ def neighbours(
     ensemble.require(stream.facts())
     splits = _splits(stream)
     asked = choose(splits, keys, queries, seed)
-    found = find(ensemble.models(where)[0], splits, asked, _class_names(stream), count, where, quiet=quiet)
+    found = find(ensemble.models(where)[0], splits[-1], asked, _class_names(stream), count, where, quiet=quiet)
     click.echo("\n".join(json.dumps(one.json()) if as_json else one.lines() for one in found))
     save_neighbours([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
     click.echo(f"picture: {out}", err=True)

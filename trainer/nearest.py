@@ -19,9 +19,9 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 
 @torch.no_grad()
 def features_of(features: Features, batches: Iterable[Batch], ids: list[int]) -> torch.Tensor:
-    """The features of these samples, float32 (Q, D), in the order of ``ids``; ``batches`` is one pass over their split.
+    """The features of these samples, float32 (Q, D), in the order of ``ids``; ``batches`` is their split.
 
-    Whole batches go through the network, as in ``nearest``: a sample's features are the same bits in both. Raises
+    The batches are taken until all have come, whole, as in ``nearest``: a sample's features are the same bits in both. Raises
     ValueError if one does not come.
     """
     wanted, found = set(ids), dict[int, torch.Tensor]()
@@ -30,6 +30,8 @@ def features_of(features: Features, batches: Iterable[Batch], ids: list[int]) ->
         if rows:
             said = features(batch.images_NCHW)
             found.update({i: said[n].clone() for n, i in rows})
+        if len(found) == len(wanted):
+            break
     missing = sorted(wanted - set(found))
     if missing:
         raise ValueError(f"samples {missing} did not come")

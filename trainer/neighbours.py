@@ -105,7 +105,7 @@ class Found:
 
 def find(
     model: AlexNet,
-    splits: Sequence[Split],
+    training: Split,
     queries: Sequence[tuple[Split, int]],
     class_names: Sequence[str],
     count: int,
@@ -113,11 +113,10 @@ def find(
     *,
     quiet: bool = False,
 ) -> list[Found]:
-    """The ``count`` images of the last of ``splits``, the training split, that are nearest to each query.
+    """The ``count`` images of the training split that are nearest to each query, by centre crops.
 
-    All splits are taken by centre crops. The queries' splits are passed over once each, the training split once more.
+    The queries' splits are passed over as far as the last query, the training split once, or once more.
     """
-    training = splits[-1]
     queries_QD = _features(model, queries, device, quiet)
     ids, distances = nearest(model.features, _batches(training, "neighbours", device, quiet), queries_QD, count)
 
