@@ -21,8 +21,8 @@ Features = Callable[[torch.Tensor], torch.Tensor]
 def features_of(features: Features, batches: Iterable[Batch], ids: list[int]) -> torch.Tensor:
     """The features of these samples, float32 (Q, D), in the order of ``ids``; ``batches`` is their split.
 
-    The batches are taken until all have come, whole, as in ``nearest``: a sample's features are the same bits in both. Raises
-    ValueError if one does not come.
+    The batches are taken until all have come, whole, as in ``nearest``: a sample's features are the same bits in both.
+    Raises ValueError if one does not come.
     """
     wanted, found = set(ids), dict[int, torch.Tensor]()
     for batch in batches:
