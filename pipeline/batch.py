@@ -115,8 +115,12 @@ class TrainingData(Protocol):
         """Endless batches from step ``start_step`` on, augmented as ``augmentation`` says or as ``facts`` do."""
         ...
 
-    def validation(self, part: Part, exchange: Exchange, device: torch.device) -> Iterator[Batch]:
-        """One pass over the validation split, centre crop, in catalog order; the last batch is filled up."""
+    def validation(self, part: Part, exchange: Exchange, device: torch.device, views: int = 1) -> Iterator[Batch]:
+        """One pass over the validation split in catalog order; the last batch is filled up.
+
+        ``views``: 1, the centre crop, or 10, and then ``images_NCHW`` is (N, 10, C, H, W): corners and centre, then
+        the same mirrored (paper, section 4.1).
+        """
         ...
 
     def decode_path(self, device: torch.device, exchanged: bool) -> str:
