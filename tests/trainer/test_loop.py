@@ -10,10 +10,11 @@ import torch
 from pipeline.batch import Batch, DataFacts
 from trainer import checkpoint as checkpoints
 from trainer.columns import Columns
-from trainer.errors import TrainError
+from trainer.errors import CheckpointError, TrainError
 from trainer.evaluate import evaluate
 from trainer.launch import Rank, choose_device_type
-from trainer.loop import RunOptions, last_step, prepare, train
+from trainer.loop import RunOptions, last_step, prepare, start_parameters, train
+from trainer.recipe import Phase, Recipe
 
 RANK = Rank(columns=Columns(), device=torch.device("cpu"))
 
@@ -107,6 +108,76 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     with pytest.raises(TrainError, match="not a number at step 3"):
         run(tmp_path, TwoColours(poison_at=2), epochs=2)
     assert checkpoints.load(tmp_path).step == 2
+
+
+def test_a_loss_far_above_guessing_stops_the_run(tmp_path):
+    with pytest.raises(TrainError, match=r"diverges: .* smaller --lr"):
+        run(tmp_path, epochs=20, recipe=Recipe(learning_rate=5.0, lrn=False), log_every=1)
+
+
+def test_bfloat16_keeps_float32_parameters_and_resumes_exactly(undisturbed, tmp_path):
+    whole = run(tmp_path / "whole", epochs=3, precision="bf16")
+    run(tmp_path / "parts", epochs=1, precision="bf16")
+    parts = run(tmp_path / "parts", epochs=3, precision="bf16", resume=True)
+    assert whole.parameters["fc7.weight"].dtype == whole.velocity["fc7.weight"].dtype == torch.float32
+    assert all(torch.equal(whole.parameters[k], parts.parameters[k]) for k in whole.parameters)
+    narrow, wide = ([r["loss"] for r in rows(f) if "loss" in r] for f in (tmp_path / "whole", undisturbed[0]))
+    assert narrow == pytest.approx(wide, rel=0.05) and narrow != wide
+
+
+def test_fine_tuning_takes_all_but_the_last_layer_where_classes_differ(undisturbed, tmp_path):
+    folder, before = undisturbed
+    same = start_parameters(RunOptions(folder=tmp_path, init_from=folder), TwoColours().facts())
+    assert all(torch.equal(same[name], before.parameters[name]) for name in same)
+    three = replace(TwoColours().facts(), classes=("dark", "grey", "bright"))
+    other = start_parameters(RunOptions(folder=tmp_path, init_from=folder), three)
+    assert torch.equal(other["fc7.weight"], before.parameters["fc7.weight"])
+    assert other["fc8.weight"].shape == (3, 4096)
+    with pytest.raises(CheckpointError, match=r"conv6.weight is None, expected \(256, 128, 3, 3\)"):
+        options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=Recipe(sixth_conv=True))
+        prepare(options, TwoColours().facts())
+
+
+def test_a_resumed_run_must_have_its_recipe(undisturbed):
+    with pytest.raises(CheckpointError, match="lrn = True, but this run has False"):
+        run(undisturbed[0], epochs=3, resume=True, recipe=Recipe(lrn=False))
+
+
+def test_scripted_phases_set_rates_and_switch_the_noise_off(tmp_path):
+    asked = []
+
+    class Noted(TwoColours):
+        def training(self, start_step, part, exchange, device, augmentation=None):
+            asked.append((start_step, augmentation))
+            return super().training(start_step, part, exchange, device)
+
+        def facts(self):
+            return replace(super().facts(), augmentation="original")
+
+    one = Phase(start=0, rate=1e-3, conv1_rate=1e-3, bias_rate=2e-3)
+    two = Phase(start=1, rate=1e-4, conv1_rate=0.0, bias_rate=2e-3, lighting=False)
+    recipe = Recipe(name="original", phases=(one, two))
+    after = run(tmp_path, Noted(), epochs=1, recipe=recipe).parameters["conv1.weight"]
+    last = run(tmp_path, Noted(), epochs=3, recipe=recipe, resume=True).parameters["conv1.weight"]
+    assert asked == [(0, "original"), (2, "original-no-lighting")]
+    assert [r["learning_rate"] for r in rows(tmp_path) if "loss" in r] == [1e-3] * 2 + [1e-4] * 3
+    assert torch.equal(after, last)  # frozen
+
+
+def test_as_many_checkpoints_stay_as_are_wanted(tmp_path):
+    run(tmp_path, epochs=3, keep=3)
+    assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 3
+
+
+def test_tensorboard_files_are_written_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboard")
+    run(tmp_path, epochs=1, tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [e.step for e in board.Scalars("train/loss")] == [1, 2]
+    assert [e.step for e in board.Scalars("validation/top1")] == [2]
 
 
 def test_evaluation_leaves_padding_out_and_counts_top1_and_top5():
