@@ -74,6 +74,7 @@ RATIOS = (
     ("plain compiled ÷ ours", "compiled-{}", "ours-{}"),
     ("ours ÷ ours with --compile", "ours-{}", "ours-compiled-{}"),
     ("one rank ÷ two ranks, one thread each", "one-{}", "two-{}"),
+    ("ours in fp32 ÷ ours", "ours-fp32", "ours-{}"),
 )
 
 
@@ -188,7 +189,7 @@ def measured(args: argparse.Namespace, scratch: Path) -> list[str]:
     """Interleaved rounds of each precision, as lines of a result."""
     lines = []
     for precision in args.precisions:
-        names = [name for name in CONTENDERS if name.endswith(precision)]
+        names = [name for name in CONTENDERS if name.endswith(precision) or name == "ours-fp32"]
         running = {name: Running(name, args, scratch) for name in names}
         took: dict[str, list[float]] = {name: [] for name in names}
         for i in range(args.rounds):
@@ -200,7 +201,8 @@ def measured(args: argparse.Namespace, scratch: Path) -> list[str]:
         lines += [f"## {precision}", "", "| step | ms | images/s | n |", "|---|---|---|---|"]
         for name in names:
             rate = args.batch / np.median(took[name]) * 1e3
-            lines.append(f"| {CONTENDERS[name].title} | {spread(took[name], 0)} | {rate:.0f} | {args.rounds} |")
+            title = CONTENDERS[name].title + ("" if name.endswith(precision) else ", fp32")
+            lines.append(f"| {title} | {spread(took[name], 0)} | {rate:.0f} | {args.rounds} |")
         lines += [""]
         for title, above, below in RATIOS:
             pairs = zip(took[above.format(precision)], took[below.format(precision)], strict=True)

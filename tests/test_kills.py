@@ -1,4 +1,7 @@
-"""SIGKILL at twenty random moments of a run of two ranks, each followed by --resume: nothing changes."""
+"""SIGKILL at random moments of a run of two ranks, each followed by --resume: nothing changes.
+
+Eight kills take two minutes; ``ALEXSTREAM_KILLS=20`` makes them twenty.
+"""
 
 import json
 import os
@@ -14,7 +17,8 @@ import torch
 from tests.conftest import ROOT, children
 from trainer import checkpoint as checkpoints
 
-KILLS, STEPS = 20, 59  # 7 epochs of 67 images in batches of 8
+KILLS = int(os.environ.get("ALEXSTREAM_KILLS", "8"))
+STEPS = 59  # 7 epochs of 67 images in batches of 8
 
 
 def command(shards, run):
@@ -61,7 +65,7 @@ def kill_at(process, run, step, started, chance):
     return True
 
 
-def test_twenty_kills_change_no_loss_and_no_bit_of_the_final_checkpoint(sample_shards, tmp_path):
+def test_kills_change_no_loss_and_no_bit_of_the_final_checkpoint(sample_shards, tmp_path):
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     subprocess.run(command(sample_shards, undisturbed), check=True, capture_output=True, timeout=300)
     chance, kills = random.Random(20), 0
