@@ -113,7 +113,8 @@ def main() -> None:
             },
             min(args.rounds, 3),
         )
-        running = streams(scratch / "s0" / "train")
+        converted = scratch / "s0"  # one split, or a folder of splits
+        running = streams(converted / "train" if (converted / "train").is_dir() else converted)
         for stream in running.values():
             rate(stream, 5)
         measures = {name: (lambda s=s: rate(s, args.batches)) for name, s in running.items()}

@@ -29,7 +29,7 @@ typedef struct {
     int64_t raw;              /* 1: pixels, 0: a JPEG */
     int64_t y, x, flip;       /* corner of the crop; 1: mirrored */
     const float *mean;        /* first value of the mean's window, float planes of mean_edge x mean_edge */
-    int64_t mean_edge, mean_flip; /* mean_flip: the window is read from right to left */
+    int64_t mean_edge, mean_flip; /* mean_flip: the window is mirrored too */
     float *out; /* (3, CROP, CROP) */
     float rgb[CHANNELS], divisor[CHANNELS];
 } row_t;

@@ -67,7 +67,7 @@ def finish_fields(
     """Fill in what is done to each sample and where it goes; the arrays must stay alive until that is done."""
     planes = mean.planes_2CMM
     rows["y"], rows["x"], rows["flip"], rows["rgb"] = yx_N2[:, 0], yx_N2[:, 1], flip_N, rgb_N3
-    # The plain planes for every sample, read backwards where the crop is mirrored: half the cache.
+    # The plain planes for every sample, mirrored with the crop as they are used: half the cache.
     top, left = yx_N2.T.astype(np.int64) if mean.follows else (mean.margin // 2, mean.margin // 2)
     rows["mean"] = planes.ctypes.data + top * planes.strides[2] + left * planes.strides[3]
     rows["mean_edge"], rows["mean_flip"] = planes.shape[-1], flip_N if mean.follows else 0

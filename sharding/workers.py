@@ -1,7 +1,10 @@
 """Run independent jobs in worker processes and tell how far they are.
 
-Progress is one number a job, which only the worker that has the job writes, in shared memory without a lock: a lock
-would stay closed for ever if a worker were killed while it holds it.
+Whatever moment a worker is killed at, the others and the parent go on or end: nothing is shared that a dead process
+could keep. Each worker has a pipe of its own, whose end is seen even in the middle of a message (the queues of
+``concurrent.futures`` are common to all workers: a half-written result, or a worker that dies while the next one is
+started, makes their reader wait for ever). Progress is one number a job, which only the worker that has the job
+writes, in shared memory without a lock.
 """
 
 from __future__ import annotations
@@ -12,13 +15,13 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.abc import MetaPathFinder
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection, wait
+from typing import Any, Self, TypeVar, cast
 
 from sharding.errors import AlexstreamError
 
@@ -26,10 +29,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Work = Callable[[Job, Callable[[int], None]], Result]
 
-WAITING_JOBS = 2  # for each worker, ready beside those that run, so that none waits for its next
-
-_done: Any = None  # in a worker: the shared counts of finished items, one a job ...
-_stop: Any = None  # ... and the shared flag that ends a job before its time
+AHEAD = 2  # jobs for each worker that may be done or under way before the one whose result is due
 
 
 def default_workers() -> int:
@@ -48,32 +48,78 @@ def run_jobs(
     if len(jobs) == 1:  # a process of its own would take longer to start than most single jobs to run
         yield work(jobs[0], tick)
         return
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.RawArray("q", len(jobs)), context.RawValue("b", 0)
-    shared = (done, stop, os.getpid())
-    futures: deque[Future[Result]] = deque()
-    seen = submitted = 0
-    with ProcessPoolExecutor(num_workers, context, initializer=_attach, initargs=shared) as pool:
+    results: dict[int, Result] = {}  # of jobs that were done before their turn
+    seen = submitted = due = 0
+    with _Team(work, len(jobs), num_workers) as team:
+        while due < len(jobs):
+            while team.idle and submitted < len(jobs) and submitted - due < num_workers * (1 + AHEAD):
+                team.give(submitted, jobs[submitted])
+                submitted += 1
+            if due in results:
+                yield results.pop(due)
+                due += 1
+            else:
+                results.update(team.take(timeout_s=0.2))
+                seen = _report(team.done, seen, tick)
+
+
+class _Team:
+    """Worker processes that wait for jobs. Used with ``with``: at its end all of them have ended."""
+
+    def __init__(self, work: Work[Job, Result], num_jobs: int, num_workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.done, self._stop = context.RawArray("q", num_jobs), context.RawValue("b", 0)
+        self.idle: list[Connection] = []  # the pipes to the workers ...
+        self._busy: dict[Connection, int] = {}  # ... which have a job, with its index
+        self._processes = []
+        with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
+            for _ in range(num_workers):
+                ours, theirs = context.Pipe()
+                self.idle.append(ours)
+                process = context.Process(target=_serve, args=(work, theirs, self.done, self._stop, os.getpid()))
+                process.start()
+                theirs.close()  # so that the pipe ends when the worker does
+                self._processes.append(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def give(self, index: int, job: Any) -> None:
+        """Send a job to an idle worker. Raises AlexstreamError if it died."""
+        pipe = self.idle.pop()
+        self._busy[pipe] = index
+        with self._deaths_told():
+            pipe.send((index, job))
+
+    def take(self, timeout_s: float) -> dict[int, Any]:
+        """Index and result of the jobs that end meanwhile. Raises what a job raised, AlexstreamError if one died."""
+        results = {}
+        for pipe in cast("list[Connection]", wait(self._busy, timeout_s)):
+            with self._deaths_told():
+                result, error = pipe.recv()
+            if error is not None:
+                raise error
+            results[self._busy.pop(pipe)] = result
+            self.idle.append(pipe)
+        return results
+
+    @contextmanager
+    def _deaths_told(self) -> Iterator[None]:
+        """A pipe that ends, be it in the middle of a message, is a worker that died."""
         try:
-            for _ in range(len(jobs)):
-                while submitted < len(jobs) and len(futures) <= num_workers * WAITING_JOBS:
-                    job = jobs[submitted]
-                    with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
-                        futures.append(pool.submit(_call, work, job, submitted))
-                    submitted += 1
-                while not futures[0].done():
-                    wait([futures[0]], timeout=0.2, return_when=FIRST_COMPLETED)
-                    seen = _report(done, seen, tick)
-                yield futures.popleft().result()
-            _report(done, seen, tick)
-        except BrokenProcessPool as error:
+            yield
+        except (EOFError, OSError) as error:
             raise AlexstreamError(
-                f"a worker process died (out of memory, or killed); what is finished stays; "
-                f"run the same command again, with fewer --workers than {num_workers} if memory was short"
+                "a worker process died (out of memory, or killed); what is finished stays; run the same command "
+                f"again, with fewer --workers than {len(self._processes)} if memory was short"
             ) from error
-        finally:
-            stop.value = 1
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.value = 1
+        for pipe in [*self.idle, *self._busy]:
+            pipe.close()
+        for process in self._processes:
+            process.join()
 
 
 def _report(done: Any, seen: int, tick: Callable[[int], None]) -> int:
@@ -95,11 +141,30 @@ class _StoppedError(Exception):
     """The parent needs no more results."""
 
 
-def _attach(done: Any, stop: Any, parent: int) -> None:
-    global _done, _stop
-    without_pandas()
-    _done, _stop = done, stop
+def _serve(work: Work[Job, Result], pipe: Connection, done: Any, stop: Any, parent: int) -> None:
+    """The worker: do the jobs that come, until no more can come."""
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+    without_pandas()
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent needs no more results
+        while True:
+            index, job = pipe.recv()
+            pipe.send(_answer(work, job, partial(_advance, done, stop, index)))
+
+
+def _answer(
+    work: Work[Job, Result], job: Job, advance: Callable[[int], None]
+) -> tuple[Result | None, Exception | None]:
+    try:
+        return work(job, advance), None
+    except Exception as error:
+        error.add_note("In the worker:\n" + traceback.format_exc())
+        return None, error
+
+
+def _advance(done: Any, stop: Any, index: int, count: int) -> None:
+    done[index] += count
+    if stop.value:
+        raise _StoppedError
 
 
 def without_pandas() -> None:
@@ -128,12 +193,3 @@ def _die_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.1)
     os._exit(1)
-
-
-def _call(work: Work[Job, Result], job: Job, index: int) -> Result:
-    def advance(count: int) -> None:
-        _done[index] += count
-        if _stop.value:
-            raise _StoppedError
-
-    return work(job, advance)
