@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.abc import MetaPathFinder
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeVar, cast
 
@@ -72,6 +73,7 @@ class _Team:
         self.idle: list[Connection] = []  # the pipes to the workers ...
         self._busy: dict[Connection, int] = {}  # ... which have a job, with its index
         self._processes = []
+        resource_tracker.ensure_running()  # now: its start lets interrupts through
         with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
