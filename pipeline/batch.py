@@ -6,7 +6,7 @@ Shape legend: N = batch, C = 3 channels (R, G, B), H = W = 224 pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
@@ -15,11 +15,32 @@ CROP_PX = 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Seconds that the stages of the stream took for a batch; work that n threads share counts by 1/n.
+
+    ``read_s``: stored bytes from disk, cache or store; ``decode_s``: crop and flip included where DALI does them;
+    ``augment_s``: order and draws (their arithmetic is part of decode and finish); ``exchange_s``: waiting for the
+    other column's half; ``finish_s``: mean and lighting.
+    """
+
+    read_s: float = 0.0
+    decode_s: float = 0.0
+    augment_s: float = 0.0
+    exchange_s: float = 0.0
+    finish_s: float = 0.0
+
+    def __add__(self, other: Stages) -> Stages:
+        """Stage by stage."""
+        return Stages(**{name: value + asdict(other)[name] for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CropBatch:
     """Decoded, cropped and flipped images before the finish: four times smaller than floats, so these travel.
 
     ``crops_NCHW`` uint8 0..255; ``labels_N`` int64; ``ids_N`` int64, row of the catalog (-1: padding);
     ``yx_N2`` int32, the crop's corner; ``flip_N`` int32, 1 = mirrored; ``rgb_N3`` float32, lighting offset.
+    ``stages``: what this process spent on it so far; does not travel.
     """
 
     crops_NCHW: torch.Tensor
@@ -28,16 +49,19 @@ class CropBatch:
     yx_N2: torch.Tensor
     flip_N: torch.Tensor
     rgb_N3: torch.Tensor
+    stages: Stages = Stages()
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The six tensors in the order of the fields."""
+        """The six tensors, in the order of the fields."""
         return self.crops_NCHW, self.labels_N, self.ids_N, self.yx_N2, self.flip_N, self.rgb_N3
 
     @classmethod
-    def of(cls, tensors: tuple[torch.Tensor, ...]) -> CropBatch:
+    def of(cls, tensors: tuple[torch.Tensor, ...], stages: Stages = Stages()) -> CropBatch:
         """The inverse of ``tensors``."""
         crops, labels, ids, yx, flip, rgb = tensors
-        return cls(crops_NCHW=crops, labels_N=labels, ids_N=ids, yx_N2=yx, flip_N=flip, rgb_N3=rgb)
+        return cls(
+            crops_NCHW=crops, labels_N=labels, ids_N=ids, yx_N2=yx, flip_N=flip, rgb_N3=rgb, stages=stages
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +70,13 @@ class Batch:
 
     ``images_NCHW`` float32: pixels on 0..255 minus the mean image, plus lighting; not divided by a standard
     deviation (the paper's normalisation constants presuppose this scale). ``labels_N`` and ``ids_N`` int64,
-    -1 in entries that only fill up the last evaluation batch.
+    -1 in entries that only fill up the last evaluation batch. ``stages``: what making it took.
     """
 
     images_NCHW: torch.Tensor
     labels_N: torch.Tensor
     ids_N: torch.Tensor
+    stages: Stages = Stages()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

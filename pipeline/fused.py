@@ -2,7 +2,7 @@
 
 ``fused.c`` is compiled when the package is installed, if there are a C compiler and libjpeg-turbo; where it is not, the
 stream goes through DALI's decoder and ``finish``, to the same bits. DALI runs it in its own threads (``graph``); what
-it is told of each sample is one row of ``ROW``, and what it answers is an outcome.
+it is told of each sample is one row of ``ROW``, and what it answers is an outcome and the time of each stage.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batch import Stages
 from pipeline.dataset import Dataset
 from pipeline.mean import MeanPlanes
 from pipeline.steps import Step
@@ -54,6 +55,12 @@ def rows_of(
     rows["edge"], rows["raw"], rows["divisor"] = encode.size_px, encode.encoding == "raw", divisors
     finish_fields(rows, out_NCHW, mean, draws.yx_N2, draws.flip_N, draws.rgb_N3)
     return rows.view(np.int64).reshape(len(ids), -1)
+
+
+def answers_of(answers_NW: NDArray[np.int64], num_threads: int) -> tuple[NDArray[np.int64], Stages]:
+    """Outcome of each sample (n,), and the seconds of the stages, from what the operator answered: int64 (n, words)."""
+    read_s, decode_s, finish_s = (answers_NW[:, 1:4].sum(axis=0) / (1e9 * num_threads)).tolist()
+    return answers_NW[:, 0], Stages(read_s=read_s, decode_s=decode_s, finish_s=finish_s)
 
 
 def finish_fields(

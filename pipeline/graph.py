@@ -11,10 +11,12 @@ float arithmetic on a CPU costs more than its decoder. Kept images are scaled by
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator
+import time
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,11 @@ from nvidia.dali.plugin.numba import NumbaFunction
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.augment import Augmenter
-from pipeline.batch import CROP_PX, Batch, CropBatch
+from pipeline.batch import CROP_PX, Batch, CropBatch, Stages
 from pipeline.dataset import Dataset
 from pipeline.errors import UndecodedError
 from pipeline.finish import Buffers
-from pipeline.fused import rows_of
+from pipeline.fused import answers_of, rows_of
 from pipeline.kept import Scaling, kept_samples
 from pipeline.mean import MeanPlanes
 from pipeline.steps import Step, Steps
@@ -77,13 +79,25 @@ def crop_batches(
     ``whole``: the standard view (size_px × size_px) in place of its crop. Raises RuntimeError, from DALI, when a sample
     does not decode.
     """
-    form = _Form.of(data, augmenter, whole)
+    form, given = _Form.of(data, augmenter, whole), _Clock()
+
+    def inputs(number: int) -> tuple[Any, ...]:
+        with given.counting("augment_s"):
+            step = steps(number)
+        with given.counting("read_s"):
+            return form.inputs(data, step, augmenter)
+
     with ThreadPoolExecutor(engine.num_threads) as pool:
-        pipe = _build(lambda i: form.inputs(data, steps(i), augmenter), engine, form, pool)
+        pipe = _build(inputs, engine, form, pool)
         try:
             while True:
-                outputs = pipe.run()
-                yield CropBatch.of(tuple(from_dlpack(output.as_tensor()) for output in outputs))
+                ran = _Clock()
+                with ran.counting("decode_s"):
+                    outputs = pipe.run()
+                    tensors = tuple(from_dlpack(output.as_tensor()) for output in outputs)
+                inside = given.taken()  # what DALI asked for meanwhile
+                decode_s = max(0.0, ran.taken().decode_s - inside.read_s - inside.augment_s)
+                yield CropBatch.of(tensors, replace(inside, decode_s=decode_s))
         except StopIteration:
             return
         finally:
@@ -230,13 +244,15 @@ def fused_batches(
     Raises UndecodedError with the samples that cannot be read or decoded.
     """
     under_way: deque[tuple[Step, NDArray[np.float32]]] = deque()
-    buffers = Buffers()
+    buffers, given = Buffers(), _Clock()
 
     def rows(number: int) -> NDArray[np.int64]:
-        step = steps(number)
+        with given.counting("augment_s"):
+            step = steps(number)
         out = buffers.take((len(step.ids_N), 3, CROP_PX, CROP_PX))
         under_way.append((step, out))
-        return rows_of(data, step, out, mean, divisors)
+        with given.counting("read_s"):
+            return rows_of(data, step, out, mean, divisors)
 
     pipe = engine.pipeline()
     with pipe:
@@ -247,15 +263,37 @@ def fused_batches(
     try:
         while True:
             (answer,) = pipe.run()
-            yield _answered(np.asarray(from_dlpack(answer.as_tensor()))[:, 0], *under_way.popleft())
+            answers = answers_of(np.asarray(from_dlpack(answer.as_tensor())), engine.num_threads)
+            yield _answered(*answers, given.taken(), *under_way.popleft())
     except StopIteration:
         return
     finally:
         del pipe  # its threads end before the buffers that they write to
 
 
-def _answered(outcomes_N: NDArray[np.int64], step: Step, images_NCHW: NDArray[np.float32]) -> Batch:
+def _answered(
+    outcomes_N: NDArray[np.int64], inside: Stages, given: Stages, step: Step, images_NCHW: NDArray[np.float32]
+) -> Batch:
     if outcomes_N.any():
         raise UndecodedError({int(i): int(o) for i, o in zip(step.read_N, outcomes_N, strict=True) if o})
     images, labels, ids = (torch.from_numpy(array) for array in (images_NCHW, step.labels_N, step.ids_N))
-    return Batch(images_NCHW=images, labels_N=labels, ids_N=ids)
+    return Batch(images_NCHW=images, labels_N=labels, ids_N=ids, stages=inside + given)
+
+
+class _Clock:
+    """Seconds by stage since they were last taken."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def counting(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - start
+
+    def taken(self) -> Stages:
+        seconds, self._seconds = self._seconds, defaultdict(float)
+        return Stages(**seconds)

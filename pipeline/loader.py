@@ -11,6 +11,7 @@ Five lines feed any training loop::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import fused
+from pipeline.ahead import ahead
 from pipeline.augment import AUGMENTATIONS, Augmenter
-from pipeline.batch import Batch, CropBatch, DataFacts, Exchange, Part, no_exchange
+from pipeline.batch import Batch, CropBatch, DataFacts, Exchange, Part, Stages, no_exchange
 from pipeline.damage import Damaged, damaged, named
 from pipeline.dataset import Dataset, open_dataset
 from pipeline.epochs import EpochLoader
@@ -39,6 +41,7 @@ from sharding.storage import location
 
 B = TypeVar("B")
 CPU = torch.device("cpu")
+AHEAD = 1  # batches that wait for the consumer, beside those that DALI decodes ahead
 CHOICES = {
     "augmentation": tuple(AUGMENTATIONS),
     "order": ("global", "grouped"),
@@ -179,7 +182,7 @@ class ShardedData:
     def _open(self, place: Path | str) -> Dataset:
         cache = Path.home() / ".cache" / "alexstream" if self.cache is None else Path(self.cache)
         staging = Staging(cache=cache, limit_bytes=self.cache_bytes)
-        return open_dataset(_place(place), staging, keep_steps=self.prefetch + 3)
+        return open_dataset(_place(place), staging, keep_steps=self.prefetch + AHEAD + 4)
 
     def _check_cache(self, data: Dataset) -> None:
         """A global order needs all shards all the time. Raises StreamError if the cache does not hold them."""
@@ -261,10 +264,10 @@ class _Stream:
         done = 0
         try:
             while True:
-                given = Given(steps, done, keep=self.engine.prefetch + 2)
+                given = Given(steps, done, keep=self.engine.prefetch + AHEAD + 3)
                 self.data.shards.expect(upcoming_shards(self.data, steps, done))
                 try:
-                    with closing(run(given)) as batches:  # its threads end before the files are closed
+                    with closing(ahead(run(given), AHEAD)) as batches:  # its threads end before the files are closed
                         for batch in batches:
                             done += 1
                             yield batch
@@ -296,14 +299,22 @@ class _Stream:
 
 def finished(crops: Iterator[CropBatch], exchange: Exchange, finish: Callable[[CropBatch], Batch]) -> Iterator[Batch]:
     """Exchange and finish batches; the exchange of the next batch runs while the consumer uses this one."""
-    waiting: Callable[[], CropBatch] | None = None
+    started: tuple[CropBatch, Callable[[], CropBatch]] | None = None
     for part in crops:
-        started = exchange(part)
+        waiting, started = started, (part, exchange(part))
         if waiting is not None:
-            yield finish(waiting())
-        waiting = started
-    if waiting is not None:
-        yield finish(waiting())
+            yield _finished(*waiting, finish)
+    if started is not None:
+        yield _finished(*started, finish)
+
+
+def _finished(part: CropBatch, exchanged: Callable[[], CropBatch], finish: Callable[[CropBatch], Batch]) -> Batch:
+    start = time.perf_counter()
+    whole = exchanged()
+    there = time.perf_counter()
+    batch = finish(whole)
+    took = Stages(exchange_s=there - start, finish_s=time.perf_counter() - there)
+    return replace(batch, stages=part.stages + took)
 
 
 def _first_line(error: Exception) -> str:
