@@ -56,6 +56,23 @@ class _FitOn(click.ParamType):
         return share
 
 
+class _Consumer(click.ParamType):
+    """Images per second; a share of the stream's peak rate; or ``sweep``, several shares: (images/s, shares)."""
+
+    name = "rate|share|sweep"
+    sweep = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "sweep":
+            return 0.0, self.sweep
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", str(value).strip())
+        if found is None or not float(found[1]):
+            self.fail(
+                f"{value!r} is no rate; give images per second (5000), a share of the peak (90%), or sweep", param
+            )
+        return (0.0, (float(found[1]) / 100,)) if found[2] else (float(found[1]), ())
+
+
 PLACE = _Place()
 workers_option = click.option(
     "--workers",
@@ -853,6 +870,110 @@ def neighbours(
     click.echo("\n".join(json.dumps(one.json()) if as_json else one.lines() for one in found))
     save_neighbours([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
     click.echo(f"picture: {out}", err=True)
+
+
+@main.group()
+def bench() -> None:
+    """Measure: what data and augmentation cost a training."""
+
+
+@bench.command()
+@click.option("--data", required=True, type=PLACE, help="Data set: a folder (or s3://bucket/folder), or a split.")
+@click.option(
+    "--consumer",
+    default=None,
+    type=_Consumer(),
+    help="In place of the network, what takes so many images per second without a CPU, as an accelerator would: "
+    "5000; 90% of the stream's peak; or sweep, from 50% to 100%.",
+)
+@click.option("--devices", default=2, show_default=True, help="As for train; with --consumer, 1.")
+@device_option
+@click.option("--recipe", default="paper", show_default=True, type=click.Choice(["paper", "original"]))
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"]))
+@click.option("--compile", "compiled", is_flag=True, help="As for train.")
+@click.option(
+    "--augment",
+    default=None,
+    type=click.Choice(["paper", "original", "inception"]),
+    help="What is compared with none.  [default: as --recipe]",
+)
+@click.option("--order", default="global", show_default=True, type=click.Choice(["global", "grouped"]))
+@click.option(
+    "--threads", default=0, type=click.IntRange(0), show_default=True, help="As for train; 0: cores / devices."
+)
+@click.option("--decoder", default="auto", show_default=True, type=click.Choice(["auto", "dali"]))
+@cache_option
+@cache_size_option
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Counted steps of a block.")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Blocks of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@quiet_option
+def overlap(
+    data: Path,
+    consumer: Any,
+    devices: int,
+    device: str,
+    recipe: str,
+    batch_size: int,
+    precision: str,
+    compiled: bool,
+    augment: str | None,
+    order: str,
+    threads: int,
+    decoder: str,
+    cache: Path | None,
+    cache_size: int,
+    steps: int,
+    rounds: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Is it my data or my GPU? What the stream costs a training, and what augmentation costs it.
+
+    In turn, in one process a rank: steps on live batches, on one cached batch, and on live batches without
+    augmentation. live ÷ cached is the cost of data, live ÷ without the cost of augmentation, each with a 95 %
+    confidence interval; then what is waited for, and a verdict. Python: trainer.bench.overlap.
+
+    \b
+    Examples:
+      cli.py bench overlap --data shards/
+      cli.py bench overlap --data shards/ --devices 1 --precision bf16 --batch-size 256
+      cli.py bench overlap --data shards/ --consumer 5000
+      cli.py bench overlap --data shards/ --consumer sweep
+    """
+    from trainer import launch
+    from trainer.bench.overlap import OverlapOptions, measure
+    from trainer.recipe import RECIPES
+
+    devices = 1 if consumer else devices
+    images_per_s, shares = consumer or (0.0, ())
+    device_type = launch.choose_device_type(devices, device)
+    stream = _stream(
+        data,
+        None,
+        batch_size=batch_size,
+        augmentation=augment or recipe,
+        order=order,
+        decoder=decoder,
+        cache=cache,
+        cache_bytes=cache_size,
+        num_threads=threads or max(1, launch.cores() // launch.num_local_processes(devices)),
+    )
+    stream.facts()
+    options = OverlapOptions(
+        steps=steps,
+        rounds=rounds,
+        images_per_s=images_per_s,
+        shares=shares,
+        recipe=RECIPES[recipe],
+        precision=precision,  # type: ignore[arg-type]
+        compile=compiled,
+    )
+    found = launch.run_for_result(measure, (stream, options, quiet), devices, device_type)
+    if found is not None:
+        lines = found.pop("lines")
+        click.echo(json.dumps(found) if as_json else "\n".join(lines))
 
 
 @main.command()

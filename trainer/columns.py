@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from pipeline.batch import CropBatch, Part
+from pipeline.batch import CropBatch, Exchange, Part, no_exchange
 from trainer.geometry import Layer
 
 
@@ -68,10 +68,12 @@ class Columns:
 
         return wait
 
-    def exchange(self, part: CropBatch) -> Callable[[], CropBatch]:
-        """Start to bring the parts of a replica's input batch together (``pipeline.batch.Exchange``)."""
-        if self.count == 1:
-            return lambda: part
+    @property
+    def exchange(self) -> Exchange:
+        """What brings the parts of a replica's input batch together."""
+        return no_exchange if self.count == 1 else self._exchange
+
+    def _exchange(self, part: CropBatch) -> Callable[[], CropBatch]:
         wholes, works = [], []
         for tensor in part.tensors():
             whole = tensor.new_empty((tensor.shape[0] * self.count, *tensor.shape[1:]))

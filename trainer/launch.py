@@ -6,6 +6,7 @@ consecutive ranks hold the columns of one replica, on any number of nodes.
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,6 +138,20 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
                 f"rank {error.error_index} died ({error.signal_name or error.exit_code}), so the run was stopped; "
                 "continue from its last checkpoint with --resume"
             ) from None
+
+
+def run_for_result(work: Callable[..., Any], args: tuple[Any, ...], num_devices: int, device_type: str) -> Any:
+    """As ``run``: what ``work`` returns on the main rank, of JSON's types; None in torchrun's other processes."""
+    with tempfile.TemporaryDirectory(prefix="alexstream-") as folder:
+        path = Path(folder) / "result.json"
+        run(_keep_result, (work, args, path), num_devices, device_type)
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _keep_result(rank: Rank, work: Callable[..., Any], args: tuple[Any, ...], path: Path) -> None:
+    result = work(rank, *args)
+    if rank.is_main:
+        path.write_text(json.dumps(result))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

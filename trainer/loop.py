@@ -11,27 +11,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.batch import Batch, DataFacts, TrainingData
 from trainer import checkpoint as checkpoints
 from trainer.checkpoint import Checkpoint, Tensors
 from trainer.errors import CheckpointError, TrainError
 from trainer.evaluate import Score, evaluate
-from trainer.geometry import cut, initial_parameters, join, num_parameters, parameter_shapes
+from trainer.geometry import initial_parameters, num_parameters, parameter_shapes
 from trainer.launch import Rank
-from trainer.model import AlexNet
+from trainer.learner import Learner, Precision
 from trainer.recipe import Phase, Recipe
 from trainer.report import CONFIG, Meter, Report, StepResult
 from trainer.schedule import phase_after
-from trainer.update import PaperUpdate
+from trainer.verdict import Balance
 
-Precision = Literal["fp32", "tf32", "bf16"]
 NO_LIGHTING = "-no-lighting"  # of an augmentation's name
 DIVERGED = 10.0  # times the loss of guessing
 
@@ -125,26 +121,25 @@ class Trainer:
 
     def __init__(self, rank: Rank, data: TrainingData, options: RunOptions) -> None:
         """Start anew, or from the newest checkpoint if the options say resume."""
-        torch.use_deterministic_algorithms(True)
-        if options.precision == "tf32":
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
-        else:
-            torch.backends.cudnn.allow_tf32 = False
         self.rank, self.data, self.options = rank, data, options
         self.facts = data.facts()
         state = checkpoints.load(options.folder) if options.resume else None
         self.step = state.step if state else 0
         self.errors = list(state.errors) if state else []
         start = state.parameters if state else start_parameters(options, self.facts)
-        dtype = torch.bfloat16 if options.precision == "bf16" else None
-        self.model = AlexNet(start, rank.columns, options.recipe, self.facts.seed, dtype).to(rank.device)
-        self.update = PaperUpdate(self.model.named(), options.recipe)
-        self.update.restore(self._shares(start), self._shares(state.velocity) if state else None)
-        self._network = self._wrapped()
+        self.learner = Learner(
+            rank,
+            options.recipe,
+            start,
+            state.velocity if state else None,
+            seed=self.facts.seed,
+            precision=options.precision,
+            compiled=options.compile,
+        )
         folder = options.folder if rank.is_main else None
         self.report = Report(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
         self._unread: StepResult | None = None
+        self._balance = Balance()
 
     def run(self) -> None:
         """Train epoch by epoch from where the state stands."""
@@ -159,15 +154,9 @@ class Trainer:
             if batches is None or phase.lighting != lighting:
                 lighting, batches = phase.lighting, self._batches(phase.lighting)
             self._epoch(batches, phase)
-
-    def _wrapped(self) -> torch.nn.Module:
-        network: torch.nn.Module = self.model
-        if self.options.compile:
-            network = torch.compile(network)  # type: ignore[assignment]
-        if self.rank.columns.replicas > 1:
-            # Averages gradients over the replicas while the backward pass goes on.
-            network = DistributedDataParallel(network, process_group=self.rank.columns.replica_group)
-        return network
+        verdict = self._balance.verdict()
+        if verdict is not None:
+            self.report.say(verdict.line(), result=True)
 
     def _batches(self, lighting: bool) -> Iterator[Batch]:
         columns, name = self.rank.columns, self.facts.augmentation
@@ -212,13 +201,8 @@ class Trainer:
         start = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - start
-        logits = self._network(batch.images_NCHW, self.step).float()
-        loss = F.cross_entropy(logits, batch.labels_N)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.update.step(phase)
+        measured = self.learner.step(batch, self.step, phase)
         self.step += 1
-        right = (logits.detach().argmax(1) == batch.labels_N).float().mean()
-        measured = self._over_replicas(torch.stack((loss.detach(), right)))
         # Read one step later: a GPU goes on working meanwhile.
         previous, self._unread = (
             self._unread,
@@ -230,17 +214,11 @@ class Trainer:
                 measured=measured,
                 start_s=start,
                 wait_s=waited,
+                stages=batch.stages,
             ),
         )
         if previous is not None:
             self._take(previous, meter, until_s=start)
-
-    def _over_replicas(self, measured: torch.Tensor) -> torch.Tensor:
-        columns = self.rank.columns
-        if columns.replicas > 1:
-            dist.all_reduce(measured, group=columns.replica_group)
-            measured /= columns.replicas
-        return measured
 
     def _read(self, meter: Meter) -> None:
         """Take the result of the step that is still unread."""
@@ -253,6 +231,7 @@ class Trainer:
         elapsed = until_s - result.start_s
         self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
+        self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, stages=result.stages)
         self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)
         if meter.is_due():
             total = last_step(self.options.epochs, self.facts)
@@ -290,9 +269,9 @@ class Trainer:
         columns = self.rank.columns
         batches = self.data.validation(columns.part, columns.exchange, self.rank.device)
         if columns.replicas == 1:
-            return evaluate(self.model, batches)
+            return evaluate(self.learner.model, batches)
         try:
-            mine = evaluate(self.model, batches)
+            mine = evaluate(self.learner.model, batches)
         except ValueError:  # all that came to this replica was padding
             mine = Score(num_images=0, loss=0.0, top1=0.0, top5=0.0)
         sums = torch.tensor([1.0, mine.loss, mine.top1, mine.top5], dtype=torch.float64) * mine.num_images
@@ -305,7 +284,7 @@ class Trainer:
         """Join both columns' shares on the main rank and write them."""
         if self.rank.columns.replica > 0:
             return
-        parameters, velocity = self._joined(self.update.master), self._joined(self.update.velocity)
+        parameters, velocity = self.learner.state()
         if self.rank.is_main:
             state = Checkpoint(
                 step=self.step,
@@ -317,20 +296,3 @@ class Trainer:
             )
             path = checkpoints.save(self.options.folder, state, self.options.keep)
             self.report.say(f"checkpoint {path}")
-
-    def _joined(self, shares: Tensors) -> Tensors:
-        columns, whole = self.rank.columns, {}
-        for name, share in shares.items():
-            halves = [share]
-            if columns.count > 1:
-                halves = [torch.empty_like(share) for _ in range(columns.count)]
-                dist.all_gather(halves, share.contiguous(), group=columns.group)
-            if self.rank.is_main:
-                whole[name] = join(name, halves).cpu()
-        return whole
-
-    def _shares(self, canonical: Tensors) -> Tensors:
-        columns = self.rank.columns
-        if columns.count == 1:
-            return canonical
-        return {name: cut(name, whole, columns.index) for name, whole in canonical.items()}

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import torch
 
+from pipeline.batch import Stages
 from trainer.errors import TrainError
 from trainer.evaluate import Score
 from trainer.recipe import Phase
@@ -22,7 +23,8 @@ METRICS, CONFIG = "metrics.jsonl", "run.json"
 class StepResult:
     """A step that was taken; ``measured`` holds loss and accuracy, perhaps still on their way from a GPU.
 
-    ``start_s`` on the clock of ``time.perf_counter``; the first ``wait_s`` of it went by waiting for data.
+    ``start_s`` on the clock of ``time.perf_counter``; the first ``wait_s`` of it went by waiting for data,
+    whose stages took ``stages``, mostly before.
     """
 
     step: int
@@ -32,6 +34,7 @@ class StepResult:
     measured: torch.Tensor
     start_s: float
     wait_s: float
+    stages: Stages
 
 
 class Meter:
@@ -116,6 +119,7 @@ class Report:
         """Record one step."""
         row: dict[str, Any] = {"step": result.step, "epoch": result.epoch, "loss": loss, "accuracy": accuracy}
         row |= {"learning_rate": result.phase.rate, "elapsed_s": elapsed_s, "wait_s": result.wait_s}
+        row["stages"] = asdict(result.stages)
         self._record(row)
         self._plot("train", result.step, {"loss": loss, "accuracy": accuracy, "learning_rate": result.phase.rate})
 

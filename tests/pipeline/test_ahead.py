@@ -1,0 +1,80 @@
+"""Batches made ahead in a thread: the same ones, no more than may wait, errors in their place, nothing left behind."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipeline.ahead import ahead
+from tests.conftest import ROOT
+
+
+def numbers(count, log, fail_at=None):
+    try:
+        for i in range(count):
+            if i == fail_at:
+                raise OSError(f"no number {i}")
+            log.append(i)
+            yield i
+    finally:
+        log.append("closed")
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.name == "alexstream-ahead"]
+
+
+def eventually(condition):
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_same_batches_come_in_order_and_then_the_thread_ends(depth):
+    log = []
+    assert list(ahead(numbers(20, log), depth)) == list(range(20))
+    assert log == [*range(20), "closed"] and not threads()
+
+
+def test_no_more_is_made_than_may_wait():
+    log = []
+    stream = ahead(numbers(100, log), 2)
+    assert next(stream) == 0
+    assert eventually(lambda: len(log) == 4)  # the first, two that wait, and one that has no place yet
+    time.sleep(0.3)
+    assert len(log) == 4
+    stream.close()
+    assert log[-1] == "closed" and not threads()
+
+
+def test_an_error_comes_after_the_batches_before_it():
+    log, got = [], []
+    with pytest.raises(OSError, match="no number 3"):
+        for number in ahead(numbers(9, log, fail_at=3), 2):
+            got.append(number)
+    assert got == [0, 1, 2] and log[-1] == "closed" and not threads()
+
+
+def test_a_stream_that_nobody_holds_any_more_ends():
+    log = []
+    stream = ahead(numbers(100, log), 1)
+    next(stream)
+    del stream
+    gc.collect()
+    assert eventually(lambda: not threads()) and log[-1] == "closed"
+
+
+def test_a_program_that_ends_in_the_middle_ends():
+    program = """
+import itertools
+from pipeline.ahead import ahead
+stream = ahead((i for i in itertools.count()), 1)
+print(next(stream))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

@@ -1,0 +1,180 @@
+"""The cost of data and of augmentation: right numbers, and the right verdict when something is slowed on purpose.
+
+What is slowed is the real thing, at its edge: the calls by which the stream reads and decodes.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from pipeline import fused
+from pipeline.batch import Batch, DataFacts, Stages
+from tests.conftest import ROOT
+from trainer.bench.numbers import Spread
+from trainer.bench.overlap import Overlap, OverlapOptions, Pace, Paces, Waits, overlap, paces
+from trainer.columns import Columns
+from trainer.launch import Rank
+from trainer.verdict import Balance, Verdict
+
+RANK = Rank(columns=Columns(), device=torch.device("cpu"))
+DECODE = Stages(read_s=0.1, decode_s=0.5, finish_s=0.2)
+
+SLOW = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static int wanted(const char *name) { return atoi(getenv(name) ? getenv(name) : "0"); }
+
+ssize_t pread(int fd, void *to, size_t size, off_t offset) {
+    usleep(wanted("SLOW_READ_US"));
+    return ((ssize_t(*)(int, void *, size_t, off_t))dlsym(RTLD_NEXT, "pread"))(fd, to, size, offset);
+}
+
+ssize_t pread64(int fd, void *to, size_t size, off_t offset) { return pread(fd, to, size, offset); }
+
+int jpeg_start_decompress(void *jpeg) {
+    usleep(wanted("SLOW_DECODE_US"));
+    void *library = dlopen("libjpeg.so.62", RTLD_LAZY | RTLD_NOLOAD); /* not among the libraries that come next */
+    if (!library) library = dlopen("libjpeg.so.8", RTLD_LAZY | RTLD_NOLOAD);
+    return ((int (*)(void *))dlsym(library, "jpeg_start_decompress"))(jpeg);
+}
+"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Batches of four, made in no time; each says what its stages took."""
+
+    def facts(self):
+        return DataFacts(
+            num_train=8, num_val=0, classes=("a", "b"), train_digest="d", val_digest="", augmentation="paper",
+            seed=1, batch_size=4,
+        )  # fmt: skip
+
+    def training(self, start_step, part, exchange, device, augmentation=None):
+        batch = Batch(
+            images_NCHW=torch.zeros(4, 3, 224, 224),
+            labels_N=torch.zeros(4, dtype=torch.int64),
+            ids_N=torch.zeros(4, dtype=torch.int64),
+            stages=DECODE,
+        )
+        while True:
+            yield batch
+
+
+def test_every_kind_gets_its_rounds_and_only_live_steps_are_looked_at():
+    taken, ticks = [], []
+    options = OverlapOptions(steps=3, rounds=2)
+    found = overlap(RANK, Drawn(), taken.append, options, lambda: ticks.append(1))
+    assert [len(s) for s in (found.live_s, found.cached_s, found.plain_s)] == [2, 2, 2]
+    assert len(found.live.waits_s) == 6 and len(ticks) == 6
+    assert found.stages_s["decode"] == pytest.approx(0.5) and found.stages_s["exchange"] == 0.0
+    assert found.cost_of_data.n == 2
+
+
+def test_costs_are_the_ratios_of_the_rounds():
+    live = Waits(waits_s=[0.1, 0.3], elapsed_s=2.0, stages=DECODE + DECODE)
+    found = Overlap(batch_size=64, live_s=[1.5, 3.0], cached_s=[1.0, 2.0], plain_s=[1.5, 3.0], live=live)
+    assert found.cost_of_data.median == 1.5 and found.cost_of_augmentation.median == 1.0
+    assert found.live.share == pytest.approx(0.2) and found.stages_s["compute"] == pytest.approx(0.8)
+    assert found.verdict() == Verdict(data_bound=True, cost=1.5, slowest="decode")
+    assert "DATA-BOUND" in found.lines()[-1] and "decode" in found.lines()[-1]
+    json.dumps(found.as_json())
+
+
+def test_a_cost_within_the_noise_is_no_verdict_against_the_data():
+    live = Waits(waits_s=[0.0], elapsed_s=1.0, stages=DECODE)
+    found = Overlap(batch_size=64, live_s=[1.3, 0.9, 1.2], cached_s=[1.0, 1.0, 1.0], plain_s=[1.0] * 3, live=live)
+    assert found.cost_of_data.low < 1.0 < found.cost_of_data.median and not found.verdict().data_bound
+
+
+def test_a_consumer_of_one_rate_waits_for_nothing_that_is_there():
+    options = OverlapOptions(steps=4, rounds=2)
+    found = overlap(RANK, Drawn(), Pace(0.01), options, lambda: None)
+    assert all(s >= 0.01 for s in found.live_s) and not found.verdict().data_bound
+    swept = paces(RANK, Drawn(), [0.5, 1.0], options, lambda: None)
+    assert list(swept.waits) == [0.5, 1.0] and all(len(w) == 2 for w in swept.waits.values())
+
+
+def test_the_fastest_rate_is_the_last_that_waits_a_hundredth_at_most():
+    peak = Spread.of([1000.0])
+    swept = Paces(peak=peak, waits={0.5: [0.0, 0.001], 0.9: [0.009, 0.02, 0.005], 1.0: [0.1, 0.2]})
+    assert swept.fastest == 0.9 and "900 images/s" in swept.lines()[-1]
+    assert Paces(peak=peak, waits={0.5: [0.3]}).fastest is None
+
+
+def test_a_run_is_judged_after_its_first_steps():
+    balance = Balance()
+    for _ in range(5):
+        balance.add(elapsed_s=10.0, wait_s=9.0, stages=DECODE)
+    assert balance.verdict() is None
+    for _ in range(10):
+        balance.add(elapsed_s=1.0, wait_s=0.01, stages=DECODE)
+    assert balance.verdict().line().startswith("COMPUTE-BOUND")
+    for _ in range(10):
+        balance.add(elapsed_s=2.0, wait_s=1.0, stages=Stages(read_s=0.9))
+    assert balance.verdict().line().startswith("DATA-BOUND") and balance.verdict().slowest == "read"
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """A library that slows reading and decoding of the process that loads it."""
+    compiler = shutil.which("cc")
+    if compiler is None or fused.operator() is None:
+        pytest.skip("no C compiler here, or fused.c was not compiled: nothing to slow")
+    folder = tmp_path_factory.mktemp("slow")
+    (folder / "slow.c").write_text(SLOW)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "slow.so", folder / "slow.c", "-ldl"], check=True)
+    return folder / "slow.so"
+
+
+def measured(shards, *words, **environment):
+    command = [sys.executable, ROOT / "cli.py", "bench", "overlap", "--data", shards, "--batch-size", "8", *words]
+    command += ["--steps", "4", "--rounds", "3", "--json", "--quiet"]
+    environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("slowed", "stage"), [({"SLOW_READ_US": 20_000}, "read"), ({"SLOW_DECODE_US": 20_000}, "decode")]
+)
+def test_what_is_slow_is_named(sample_shards, slow, slowed, stage):
+    found = measured(sample_shards, "--consumer", "200", LD_PRELOAD=slow, **slowed)
+    assert found["verdict"]["data_bound"] and found["verdict"]["slowest"] == stage
+    assert found["cost_of_data"]["median"] > 1.5
+    assert found["verdict"]["line"].startswith("DATA-BOUND") and stage in found["verdict"]["line"]
+
+
+def test_slow_reading_is_named_without_the_compiled_operator_too(sample_shards, slow):
+    found = measured(sample_shards, "--consumer", "200", "--decoder", "dali", LD_PRELOAD=slow, SLOW_READ_US=20_000)
+    assert found["verdict"]["data_bound"] and found["verdict"]["slowest"] == "read"
+
+
+def test_a_slow_network_is_what_a_fast_stream_waits_for(sample_shards):
+    found = measured(sample_shards, "--devices", "2", "--device", "cpu")
+    assert not found["verdict"]["data_bound"] and found["verdict"]["line"].startswith("COMPUTE-BOUND")
+    assert len(found["step_s"]["live"]) == 3
+
+
+def test_a_sweep_says_up_to_which_rate_the_stream_keeps_up(sample_shards):
+    found = measured(sample_shards, "--consumer", "sweep")
+    assert [w["share_of_peak"] for w in found["waits"]] == [0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0]
+
+
+@pytest.mark.parametrize("rate", ["fast", "0", "-5", "90%%"])
+def test_a_consumer_that_is_no_rate_is_refused(sample_shards, rate):
+    command = [sys.executable, ROOT / "cli.py", "bench", "overlap", "--data", sample_shards, "--consumer", rate]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "is no rate; give images per second" in done.stderr
