@@ -2,12 +2,13 @@
 
 import json
 import math
+import time
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from pipeline.batch import Batch, DataFacts
+from pipeline.batch import Batch, DataFacts, Stages
 from trainer import checkpoint as checkpoints
 from trainer.columns import Columns
 from trainer.errors import CheckpointError, TrainError
@@ -195,3 +196,22 @@ def test_evaluation_leaves_padding_out_and_counts_top1_and_top5():
 def test_a_number_of_devices_that_the_network_cannot_have_is_refused(count):
     with pytest.raises(TrainError, match=f"received {count}, expected 1"):
         choose_device_type(count)
+
+
+@dataclass(frozen=True)
+class Slow(TwoColours):
+    """Each batch is waited for, twice as long as a step can take."""
+
+    def training(self, start_step, part, exchange, device, augmentation=None):
+        for batch in super().training(start_step, part, exchange, device, augmentation):
+            time.sleep(1.0)
+            yield replace(batch, stages=Stages(read_s=0.9, decode_s=0.1))
+
+
+@pytest.mark.parametrize(("data", "verdict"), [(TwoColours(), "COMPUTE-BOUND"), (Slow(), "DATA-BOUND")])
+def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, verdict):
+    run(tmp_path / "run", data, epochs=11, recipe=Recipe(learning_rate=1e-6))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(verdict) and ("read" in last) == (verdict == "DATA-BOUND")
+    stages = [row["stages"]["read_s"] for row in rows(tmp_path / "run") if "stages" in row]
+    assert stages == [0.9 if verdict == "DATA-BOUND" else 0.0] * last_step(11, data.facts())
