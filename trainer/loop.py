@@ -111,6 +111,15 @@ def last_step(epoch: int, facts: DataFacts) -> int:
     return -(-epoch * facts.num_train // facts.batch_size)
 
 
+def use_precision(precision: Precision) -> torch.dtype | None:
+    """Set torch to compute so in this process, and repeatably; the type of the parameters, None for their own."""
+    torch.use_deterministic_algorithms(True)
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
 def train(rank: Rank, data: TrainingData, options: RunOptions) -> None:
     """Train to the end of the last epoch. Every rank of the run calls this."""
     trainer = Trainer(rank, data, options)
@@ -125,19 +134,13 @@ class Trainer:
 
     def __init__(self, rank: Rank, data: TrainingData, options: RunOptions) -> None:
         """Start anew, or from the newest checkpoint if the options say resume."""
-        torch.use_deterministic_algorithms(True)
-        if options.precision == "tf32":
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.allow_tf32 = True
-        else:
-            torch.backends.cudnn.allow_tf32 = False
+        dtype = use_precision(options.precision)
         self.rank, self.data, self.options = rank, data, options
         self.facts = data.facts()
         state = checkpoints.load(options.folder) if options.resume else None
         self.step = state.step if state else 0
         self.errors = list(state.errors) if state else []
         start = state.parameters if state else start_parameters(options, self.facts)
-        dtype = torch.bfloat16 if options.precision == "bf16" else None
         self.model = AlexNet(start, rank.columns, options.recipe, self.facts.seed, dtype).to(rank.device)
         self.update = PaperUpdate(self.model.named(), options.recipe)
         self.update.restore(self._shares(start), self._shares(state.velocity) if state else None)
