@@ -176,11 +176,11 @@ def _fail(message: str, exit_code: int) -> None:
 
 def _resolve(data: Path, split: str, *, any_split: bool = False) -> Path:
     """The folder of a split in ``data``; ``any_split``: a data set named outright is taken whatever its split."""
-    from sharding.layout import find_split, is_dataset, load_manifest
+    from sharding.layout import find_split, is_dataset, split_folders_of
 
     found = data if any_split and is_dataset(data) else find_split(data, split)
     if found is None:
-        load_manifest(data)  # says what is wrong if there is no data set at all
+        split_folders_of(data)  # says what is wrong if there is no data set at all
         raise DatasetError(f"{data} holds no split {split!r}; make it with: cli.py shard --split {split}")
     return found
 
