@@ -105,7 +105,7 @@ def measured(scratch: Path, rounds: int, seconds: float) -> dict[str, Ratio]:
         groups = [
             lambda: streams(scratch, seconds),
             lambda: conversions(scratch, seconds, stack),
-            lambda: steps(scratch, stack),
+            lambda: steps(scratch, seconds, stack),
         ]
         rates: dict[str, list[float]] = {}
         for group in tqdm(groups, desc="bench-check", unit="groups"):
@@ -177,14 +177,17 @@ def conversions(scratch: Path, seconds: float, stack: ExitStack) -> dict[str, Ca
     return {name: lambda tool=tool: tool.block()["rate"] for name, tool in running.items()}
 
 
-def steps(scratch: Path, stack: ExitStack) -> dict[str, Callable[[], float]]:
+def steps(scratch: Path, seconds: float, stack: ExitStack) -> dict[str, Callable[[], float]]:
     """Steps/s on small batches, each network in a process of its own."""
     options = argparse.Namespace(batch=16, classes=1000)
-    running = {}
-    for name in ("ours-fp32", "plain-fp32", "ours-bf16"):
-        running[name] = step.Running(name, options, scratch)
-        stack.callback(running[name].stop)
-    return {name: lambda one=one: 1e3 / one.step_ms(3) for name, one in running.items()}
+
+    def measure(name: str) -> Callable[[], float]:
+        running = step.Running(name, options, scratch)
+        stack.callback(running.stop)
+        count = max(1, round(1e3 * seconds / running.step_ms(1)))
+        return lambda: 1e3 / running.step_ms(count)
+
+    return {name: measure(name) for name in ("ours-fp32", "plain-fp32", "ours-bf16")}
 
 
 def text_of(ratios: Mapping[str, Ratio], machine: Machine) -> str:
