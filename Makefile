@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo check test bench clean
+.PHONY: setup demo check test bench bench-check clean
 
 setup: $(READY)
 
@@ -32,6 +32,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/peers/install.py
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/stream.py
+
+# Whether anything became slower; by ratios, so that it can be asked on any machine. Not part of `check`.
+bench-check: $(READY)
+	$(BIN)/python benchmarks/check.py
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

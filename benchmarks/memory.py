@@ -19,6 +19,8 @@ from pathlib import Path
 
 from machine import describe, result_path
 
+from sharding.memory import INTERVAL_S, descendants, pss_mib
+
 CLI = Path(__file__).parent.parent / "cli.py"
 
 
@@ -31,24 +33,6 @@ def linked(images: Path, times: int, folder: Path) -> int:
             (folder / path.parent.name / f"{path.stem}_{i}{path.suffix}").symlink_to(path.resolve())
             count += 1
     return count
-
-
-def pss_mib(pid: int) -> float:
-    """Proportional set size of a process; 0 if it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
-
-
-def descendants(pid: int) -> list[int]:
-    """A process and all below it."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return [pid]
-    return [pid, *(below for child in children for below in descendants(int(child)))]
 
 
 def converted(images: Path, folder: Path, options: list[str]) -> dict[str, float]:
@@ -65,7 +49,7 @@ def converted(images: Path, folder: Path, options: list[str]) -> dict[str, float
                 "all together": sum(sizes),
             }
             peaks = {name: max(peaks[name], seen[name]) for name in peaks}
-            time.sleep(0.25)
+            time.sleep(INTERVAL_S)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
     return {**peaks, "seconds": time.perf_counter() - start}

@@ -31,14 +31,14 @@ import torch.nn.functional as F
 from machine import command_line, describe, result_path
 from torch import nn
 
+from trainer.bench.step import StepOptions, random_batch
+from trainer.bench.step import stepper as ours
 from trainer.columns import Columns
-from trainer.geometry import initial_parameters
-from trainer.model import AlexNet
-from trainer.recipe import PAPER
-from trainer.schedule import phase_after
-from trainer.update import PaperUpdate
+from trainer.launch import Rank
+from trainer.loop import Precision
 
 ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Contender:
     """Who takes steps, in which precision, with how many threads and ranks."""
 
     title: str
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     kind: str = "ours"
     threads: int = 2
     ranks: int = 1
@@ -55,6 +55,13 @@ class Contender:
     def dtype(self) -> torch.dtype:
         """Of activations and gradients."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def options(self, args: argparse.Namespace) -> StepOptions:
+        """The same for our own step."""
+        compiled = "compile" in self.title
+        return StepOptions(
+            classes=args.classes, batch_size=args.batch, precision=self.precision, compile=compiled, quiet=True
+        )
 
 
 CONTENDERS = {
@@ -107,19 +114,9 @@ def plain_alexnet(classes: int) -> nn.Module:
 
 def stepper(contender: Contender, args: argparse.Namespace, columns: Columns) -> Callable[[], None]:
     """What takes one step."""
-    generator = torch.Generator().manual_seed(0)
-    images = 60 * torch.randn(args.batch, 3, 224, 224, generator=generator)
-    labels = torch.randint(0, args.classes, (args.batch,), generator=generator)
     if contender.kind == "ours":
-        model = AlexNet(initial_parameters(args.classes, PAPER, 0), columns, PAPER, 0, contender.dtype)
-        update, phase = PaperUpdate(model.named(), PAPER), phase_after([], PAPER)
-        network = torch.compile(model) if "compile" in contender.title else model
-
-        def step() -> None:
-            F.cross_entropy(network(images, 1).float(), labels).backward()
-            update.step(phase)
-
-        return step
+        return ours(Rank(columns=columns, device=CPU), contender.options(args))
+    images, labels = random_batch(args.batch, args.classes, CPU)
     plain = plain_alexnet(args.classes).to(contender.dtype)
     optimizer = torch.optim.SGD(plain.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
     given, network = images.to(contender.dtype), torch.compile(plain) if contender.kind == "compiled" else plain

@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cli import main
 from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
 
 ROOT = Path(__file__).parent.parent
+
+
+def all_commands():
+    """Every command by what is typed: ``shard``, ``bench``, ``bench shard``."""
+    found = dict(main.commands)
+    for name, group in main.commands.items():
+        found |= {f"{name} {below}": command for below, command in getattr(group, "commands", {}).items()}
+    return found
 
 
 def children(pid):

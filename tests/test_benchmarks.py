@@ -1,10 +1,16 @@
 """The benchmarks run, in a tiny mode: their numbers mean nothing here, and none is looked at."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
 
+import pytest
+
+from sharding.machine import Machine
 from tests.conftest import ROOT
+from trainer.bench.numbers import Ratio
 
 
 def benchmark(name, out, *options, most=("--most", "4")):
@@ -53,3 +59,50 @@ def test_stream_compares_ours_with_others_and_says_who_is_missing(sample_images,
         assert words in text
     assert "FFCV, custom operation (jpeg): not measured: run benchmarks/peers/install.py" in text
     assert "</svg>" in (tmp_path / "stream.svg").read_text()
+
+
+@pytest.fixture
+def check(monkeypatch):
+    """``benchmarks/check.py``, whose folder is no package."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("check")
+
+
+def test_a_ratio_may_lose_fifteen_per_cent_and_no_more(check):
+    now = {"a": 0.86, "b": 0.84, "c": 3.0, "new": 1.0}
+    verdicts = {v.name: v for v in check.compare(now, {"a": 1.0, "b": 1.0, "c": 1.0, "gone": 1.0})}
+    assert {name: v.kept for name, v in verdicts.items()} == {
+        "a": True,
+        "b": False,
+        "c": True,
+        "gone": False,
+        "new": True,
+    }
+    assert verdicts["b"].row().endswith("1.000     0.840   -16 %  SLOWER")
+    assert verdicts["gone"].row().endswith("NOT MEASURED") and "--write" in verdicts["new"].row()
+
+
+def test_ratios_that_were_written_are_kept_by_the_same_ones_and_lost_by_smaller_ones(check, capsys):
+    def all_ratios(value):
+        return {name: Ratio.of([value], [1.0]) for name in check.RATIOS}
+
+    here = Machine.here()
+    written = json.loads(check.text_of(all_ratios(2.0), here))
+    assert written["machine"] == here.line() and written["ratios"]["stream ÷ Pillow"]["median"] == 2.0
+    assert check.verdict_of(all_ratios(1.9), here, written)
+    assert "SLOWER" not in capsys.readouterr().out
+    assert not check.verdict_of(all_ratios(1.6), here, written)
+    assert capsys.readouterr().out.count("SLOWER") == len(check.RATIOS)
+
+
+def test_without_committed_ratios_nothing_is_measured(check, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["check.py", "--ratios", str(tmp_path / "none.json")])
+    with pytest.raises(SystemExit, match="nothing to compare with; make it with"):
+        check.main()
+
+
+def test_pillows_batches_are_crops_of_the_stored_samples(check, sample_shards):
+    samples = check.stored(sample_shards / "val")
+    assert len(samples) == 16 and all(sample[:2] == b"\xff\xd8" for sample in samples)
+    batch = next(check.pillow_batches(samples, 2))
+    assert batch.shape == (check.BATCH, 224, 224, 3) and batch.std() > 0

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from cli import main
 from sharding import layout
+from tests.conftest import all_commands
 
 
 def call(*words):
@@ -132,15 +133,52 @@ def test_sampling_into_a_folder_that_is_not_empty(sample_images):
     assert "not empty" in error_of("sample", "--out", sample_images)
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+def test_the_conversion_is_measured_and_told_as_json(sample_images, tmp_path):
+    options = ("--limit", 10, "--rounds", 2, "--quiet", "--json")
+    result = call("bench", "shard", "--src", sample_images, "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["command"] == "bench shard" and told["options"]["limit"] == 10 and told["machine"]["cores"] >= 1
+    assert told["measured"]["num_images"] == 10 and len(told["measured"]["images_per_s"]) == 2
+    assert not result.stderr and not list(tmp_path.iterdir())
+
+
+def test_the_stream_is_measured_and_told_as_a_table(sample_shards):
+    options = ("--batch-size", 8, "--steps", 2, "--rounds", 1, "--quiet")
+    result = call("bench", "stream", "--data", sample_shards, *options)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["augmentation", "paper", "none"]
+    assert lines[3].startswith("jpeg shards") and lines[4].startswith(("Commit ", "Alexstream "))
+
+
+def test_the_step_is_measured_and_told_as_json():
+    options = ("--devices", 1, "--classes", 3, "--batch-size", 2, "--steps", 1, "--rounds", 2, "--quiet", "--json")
+    result = call("bench", "step", "--device", "cpu", *options)
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)["measured"]
+    assert len(measured["step_ms"]) == 2 and measured["device_type"] == "cpu"
+
+
+def test_what_cannot_be_measured_is_told_in_one_line(sample_images, sample_shards, tmp_path):
+    out = ("--src", sample_images, "--out", tmp_path / "nowhere")
+    assert "give one that exists" in error_of("bench", "shard", *out)
+    assert "no split 'test'" in error_of("bench", "stream", "--data", sample_shards, "--split", "test")
+    line = error_of("bench", "stream", "--data", sample_shards, "--augmentation", "paper", "--augmentation", "other")
+    assert "received 'other', expected one of paper" in line
+    assert "received 3, expected 1" in error_of("bench", "step", "--devices", 3)
+    assert "--help" in error_of("bench", "shrad", exit_code=2)
+
+
+@pytest.mark.parametrize("name", sorted(all_commands()))
 def test_every_command_has_help_with_an_example(name):
-    result = call(name, "--help")
+    result = call(*name.split(), "--help")
     assert result.exit_code == 0
     assert "Example" in result.stdout and f"cli.py {name}" in result.stdout
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", sorted(all_commands()))
 def test_every_option_is_explained(name):
-    for option in main.commands[name].params:
+    for option in all_commands()[name].params:
         if isinstance(option, click.Option):
             assert option.help or option.show_default, f"{name} {option.opts}"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pipeline.batch import Batch, Stages, TrainingData
 from trainer.bench.numbers import Ratio, Spread, in_turn
+from trainer.bench.timing import wait_for
 from trainer.geometry import initial_parameters
 from trainer.launch import Rank
 from trainer.learner import Learner, Precision
@@ -212,7 +213,7 @@ def overlap(
 
 def _steps(batches: Iterator[Batch], consume: Consumer, count: int, device: torch.device) -> Waits:
     taken = Waits()
-    _finish_work(device)
+    wait_for(device)
     begin = time.perf_counter()
     for _ in range(count):
         start = time.perf_counter()
@@ -221,14 +222,9 @@ def _steps(batches: Iterator[Batch], consume: Consumer, count: int, device: torc
         taken.stages += batch.stages
         consume(batch)
         del batch  # its memory may be used again
-    _finish_work(device)
+    wait_for(device)
     taken.elapsed_s = time.perf_counter() - begin
     return taken
-
-
-def _finish_work(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _drop(result: torch.Tensor) -> None:

@@ -144,7 +144,7 @@ def measured(shards, *words, **environment):
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout)["measured"]
 
 
 @pytest.mark.parametrize(
