@@ -162,10 +162,17 @@ def test_slow_reading_is_named_without_the_compiled_operator_too(sample_shards, 
     assert found["verdict"]["data_bound"] and found["verdict"]["slowest"] == "read"
 
 
-def test_a_slow_network_is_what_a_fast_stream_waits_for(sample_shards):
-    found = measured(sample_shards, "--devices", "2", "--device", "cpu")
+def test_a_slow_consumer_is_what_a_fast_stream_waits_for(sample_shards):
+    found = measured(sample_shards, "--consumer", "20")
     assert not found["verdict"]["data_bound"] and found["verdict"]["line"].startswith("COMPUTE-BOUND")
-    assert len(found["step_s"]["live"]) == 3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_network_on_one_device_or_two_is_measured(sample_shards, devices):
+    found = measured(sample_shards, "--devices", devices, "--device", "cpu")
+    assert {name: len(seconds) for name, seconds in found["step_s"].items()} == {"live": 3, "cached": 3, "plain": 3}
+    assert found["stages_s"]["compute"] > found["stages_s"]["decode"] > 0
+    assert (found["stages_s"]["exchange"] > 0) == (devices == 2)
 
 
 def test_a_sweep_says_up_to_which_rate_the_stream_keeps_up(sample_shards):
