@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.batch import Batch
 from trainer.checkpoint import Tensors
+from trainer.errors import TrainError
 from trainer.geometry import cut, join
 from trainer.launch import Rank
 from trainer.model import AlexNet
@@ -37,7 +38,12 @@ class Learner:
         precision: Precision = "fp32",
         compiled: bool = False,
     ) -> None:
-        """Take this rank's share of canonical float32 parameters, and of their velocity (None: zero)."""
+        """Take this rank's share of canonical float32 parameters, and of their velocity (None: zero).
+
+        Raises TrainError for tf32 on a CPU, which would silently be fp32.
+        """
+        if precision == "tf32" and rank.device.type != "cuda":
+            raise TrainError("--precision tf32: received on the CPU, expected on a GPU; give fp32 or bf16")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         if precision == "tf32":
