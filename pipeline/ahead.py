@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass
 from queue import Full, Queue
 from typing import Generic, TypeVar
 
@@ -20,48 +22,50 @@ def ahead(batches: Generator[B, None, None], depth: int) -> Generator[B, None, N
     filling = _Filling(batches, depth)
     filling.start()
     try:
-        while True:
-            batch, end = filling.waiting.get()
-            if end is not None:
-                raise end
-            assert batch is not None
-            yield batch
-            del batch  # its memory may be used again while the next one is waited for
-    except _Over:
-        return
+        while (came := filling.waiting.get()) is not None:
+            if isinstance(came, _Failed):
+                raise came.error
+            yield came
+            del came  # its memory may be used again while the next one is waited for
     finally:
+        came = None  # an error must not hold the frame that holds it
         filling.unwanted.set()
         filling.join()
 
 
-class _Over(Exception):
-    """There are no more batches."""
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Why no more come."""
+
+    error: BaseException
 
 
 class _Filling(threading.Thread, Generic[B]):
-    """Puts batches into a queue, and at last the reason why no more come."""
+    """Puts batches into a queue, and at last None, or what went wrong."""
 
     def __init__(self, batches: Generator[B, None, None], depth: int) -> None:
         super().__init__(name="alexstream-ahead")
         self._batches = batches
-        self.waiting: Queue[tuple[B | None, BaseException | None]] = Queue(depth)
+        self.waiting: Queue[B | _Failed | None] = Queue(depth)
         self.unwanted = threading.Event()
 
     def run(self) -> None:
         try:
             with closing(self._batches):
                 for batch in self._batches:
-                    if not self._put(batch, None):
+                    if not self._put(batch):
                         return
-            self._put(None, _Over())
+            self._put(None)
         except BaseException as error:
-            self._put(None, error)
+            # Its frames hold a pipeline, which must end here: not whenever, and in whatever thread, it is forgotten.
+            traceback.clear_frames(error.__traceback__)
+            self._put(_Failed(error))
 
-    def _put(self, batch: B | None, end: BaseException | None) -> bool:
+    def _put(self, came: B | _Failed | None) -> bool:
         """Whether anybody still wants it; the main thread may have ended without a word."""
         while not self.unwanted.is_set() and threading.main_thread().is_alive():
             try:
-                self.waiting.put((batch, end), timeout=POLL_S)
+                self.waiting.put(came, timeout=POLL_S)
                 return True
             except Full:
                 continue

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -58,6 +59,30 @@ def test_an_error_comes_after_the_batches_before_it():
         for number in ahead(numbers(9, log, fail_at=3), 2):
             got.append(number)
     assert got == [0, 1, 2] and log[-1] == "closed" and not threads()
+
+
+def test_what_an_error_leaves_behind_goes_with_it():
+    """A pipeline that outlives its error would end in one of its own threads, whenever that collects garbage."""
+
+    class Pipeline:
+        pass
+
+    def run(pipeline):
+        raise OSError("no batch")
+
+    def batches():
+        pipeline = Pipeline()
+        seen.append(weakref.ref(pipeline))
+        yield run(pipeline)
+
+    seen = []
+    gc.disable()
+    try:
+        with pytest.raises(OSError, match="no batch"):
+            list(ahead(batches(), 1))
+        assert seen[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_stream_that_nobody_holds_any_more_ends():
