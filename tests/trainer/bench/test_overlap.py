@@ -138,9 +138,9 @@ def slow(tmp_path_factory):
     return folder / "slow.so"
 
 
-def measured(shards, *words, **environment):
+def measured(shards, *words, steps=4, rounds=3, **environment):
     command = [sys.executable, ROOT / "cli.py", "bench", "overlap", "--data", shards, "--batch-size", "8", *words]
-    command += ["--steps", "4", "--rounds", "3", "--json", "--quiet"]
+    command += ["--steps", steps, "--rounds", rounds, "--json", "--quiet"]
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -169,14 +169,14 @@ def test_a_slow_consumer_is_what_a_fast_stream_waits_for(sample_shards):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_network_on_one_device_or_two_is_measured(sample_shards, devices):
-    found = measured(sample_shards, "--devices", devices, "--device", "cpu")
-    assert {name: len(seconds) for name, seconds in found["step_s"].items()} == {"live": 3, "cached": 3, "plain": 3}
+    found = measured(sample_shards, "--devices", devices, "--device", "cpu", steps=1, rounds=2)
+    assert {name: len(seconds) for name, seconds in found["step_s"].items()} == {"live": 2, "cached": 2, "plain": 2}
     assert found["stages_s"]["compute"] > found["stages_s"]["decode"] > 0
     assert (found["stages_s"]["exchange"] > 0) == (devices == 2)
 
 
 def test_a_sweep_says_up_to_which_rate_the_stream_keeps_up(sample_shards):
-    found = measured(sample_shards, "--consumer", "sweep")
+    found = measured(sample_shards, "--consumer", "sweep", rounds=1)
     assert [w["share_of_peak"] for w in found["waits"]] == [0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0]
 
 
