@@ -108,7 +108,7 @@ def test_pillows_batches_are_crops_of_the_stored_samples(check, sample_shards):
     assert batch.shape == (check.BATCH, 224, 224, 3) and batch.std() > 0
 
 
-def test_the_set_for_gpus_runs_on_a_cpu_and_keeps_what_fails_as_a_row(tmp_path):
+def test_the_whole_set_runs_on_a_cpu_and_keeps_what_fails_as_a_row(tmp_path):
     options = ("--device", "cpu", "--batch-sizes", "4", "--precisions", "bf16", "tf32", "--steps", "1")
     options += (
         "--only",
@@ -116,10 +116,11 @@ def test_the_set_for_gpus_runs_on_a_cpu_and_keeps_what_fails_as_a_row(tmp_path):
         "step, batch 4, tf32, 1",
         "step, batch 4, bf16, 2",
         "overlap, raw, batch 4, bf16, 1",
+        "consumer, jpeg",
     )
-    text = benchmark("gpu", tmp_path / "gpu.md", *options, most=())
+    text = benchmark("whole_set", tmp_path / "whole.md", *options, most=())
     for row in ("| stream, jpeg, batch 4, cpu | ", "| step, batch 4, bf16, 2 device(s) | "):
         assert row in text
     assert "live ÷ cached" in text and "| step, batch 4, tf32, 1 device(s) | FAILED: Error: --precision tf32" in text
-    kept = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
     assert len(kept) == text.count("\n| ") - 1

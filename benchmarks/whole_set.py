@@ -1,13 +1,15 @@
-"""All that is to be measured on a machine with GPUs: the stream, the step, what data costs; one file of results.
+"""All that is to be measured on a machine: the stream, the step, what data costs, on GPUs where there are any.
 
 Examples::
 
-    python benchmarks/gpu.py --images photos/
-    python benchmarks/gpu.py --images photos/ --batch-sizes 128 512 2048 --out results.md
+    python benchmarks/whole_set.py --images photos/
+    python benchmarks/whole_set.py --images photos/ --batch-sizes 128 512 2048 --out results.md
+    python benchmarks/whole_set.py --images photos/ --device cpu --batch-sizes 64 --only stream consumer
 
-Shards the images as JPEGs and as pixels, then calls ``cli.py bench`` for the stream decoded on the GPU and on the CPU,
-the step in each precision, and ``overlap`` on one device and, where there are two, on two. The file is written after
-every row, so what was measured stays if the time runs out; what fails is a row too, with its last line.
+Shards the images as JPEGs and as pixels, then calls ``cli.py bench``: the stream decoded on the GPU and on the CPU, the
+rates at which a consumer without a CPU is kept busy, the step in each precision, and ``overlap`` on one device and,
+where there are two (or on a CPU), on two. The file is written after every row, so what was measured stays if the time
+runs out; what fails is a row too, with its last line.
 """
 
 from __future__ import annotations
@@ -17,13 +19,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS, command_line, describe
+from machine import command_line, describe, result_path
 
 from sharding.sample_set import write_sample_set
 from trainer.launch import num_gpus
@@ -68,19 +69,36 @@ def overlap_row(measured: dict[str, Any]) -> str:
     )
 
 
+def consumer_row(measured: dict[str, Any]) -> str:
+    """The peak, the waits at shares of it, and the largest share that waits no more than 1 %."""
+    waits = [
+        f"{100 * row['share_of_peak']:.0f} %: {100 * sorted(row['wait_shares'])[len(row['wait_shares']) // 2]:.2f} % "
+        f"({100 * min(row['wait_shares']):.2f}-{100 * max(row['wait_shares']):.2f})"
+        for row in measured["waits"]
+    ]
+    peak, most = measured["peak_images_per_s"], measured["fastest_share_of_peak"]
+    told = "none of them" if most is None else f"{100 * most:.0f} %"
+    return f"peak {peak['median']:,.0f} images/s; waits at {', '.join(waits)}; 1 % at most up to {told}"
+
+
 def rows(args: argparse.Namespace, work: Path) -> Iterator[Row]:
     """What is measured, the most telling first."""
     devices = [1, 2] if args.device == "cpu" or num_gpus() > 1 else [1]
     rounds = ("--rounds", str(args.rounds), "--steps", str(args.steps))
     for batch_size in map(str, args.batch_sizes):
         for encoding in ENCODINGS:
-            words = ("stream", "--data", str(work / encoding), "--batch-size", batch_size, *rounds)
+            common = ("--data", str(work / encoding), "--batch-size", batch_size, *rounds)
             for device in dict.fromkeys((args.device, "cpu")):
                 yield Row(
                     title=f"stream, {encoding}, batch {batch_size}, {device}",
-                    words=(*words, "--device", device),
+                    words=("stream", *common, "--device", device),
                     read=stream_row,
                 )
+            yield Row(
+                title=f"consumer, {encoding}, batch {batch_size}, {args.device}",
+                words=("overlap", *common, "--consumer", "sweep", "--device", args.device),
+                read=consumer_row,
+            )
         for count in map(str, devices):
             common = ("--device", args.device, "--devices", count, "--batch-size", batch_size, *rounds)
             for precision in args.precisions:
@@ -123,7 +141,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with train/ and val/ [default: the drawn sample set]")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="[%(default)s]")
+    device = "cuda" if num_gpus() else "cpu"
+    parser.add_argument("--device", choices=["cuda", "cpu"], default=device, help="[%(default)s here]")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512], help="[%(default)s]")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "tf32", "bf16"], help="[%(default)s]")
     parser.add_argument(
@@ -131,7 +150,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=20, help="of a block [%(default)s]")
     parser.add_argument("--rounds", type=int, default=7, help="[%(default)s]")
-    parser.add_argument("--out", type=Path, default=RESULTS / f"gpu_{time.strftime('%Y-%m-%d')}.md")
+    parser.add_argument("--out", type=Path, default=result_path("whole_set"))
     return parser.parse_args()
 
 
@@ -139,8 +158,17 @@ def main() -> None:
     """Measure row by row; a table, and beside it all numbers as JSON lines."""
     args = arguments()
     if args.device == "cuda" and not num_gpus():
-        raise SystemExit("no CUDA device here; on a machine without one, try the script itself with --device cpu")
-    lines = [f"# On {args.device}", "", f"`{command_line()}`", "", describe(), "", "| what | |", "|---|---|"]
+        raise SystemExit("--device cuda: there is none here; leave it out, or give cpu")
+    lines = [
+        f"# The parts and their overlap, on {args.device}",
+        "",
+        f"`{command_line()}`",
+        "",
+        describe(),
+        "",
+        "| what | |",
+        "|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as scratch, args.out.with_suffix(".jsonl").open("w") as numbers:
         shards_of(args, Path(scratch))
         wanted = (row for row in rows(args, Path(scratch)) if any(text in row.title for text in args.only))
