@@ -204,13 +204,13 @@ class Slow(TwoColours):
 
     def training(self, start_step, part, exchange, device, augmentation=None):
         for batch in super().training(start_step, part, exchange, device, augmentation):
-            time.sleep(1.0)
+            time.sleep(0.5)
             yield replace(batch, stages=Stages(read_s=0.9, decode_s=0.1))
 
 
 @pytest.mark.parametrize(("data", "verdict"), [(TwoColours(), "COMPUTE-BOUND"), (Slow(), "DATA-BOUND")])
 def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, verdict):
-    run(tmp_path / "run", data, epochs=11, recipe=Recipe(learning_rate=1e-6))
+    run(tmp_path / "run", data, epochs=11, recipe=Recipe(learning_rate=1e-6, columns=1))
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(verdict) and ("read" in last) == (verdict == "DATA-BOUND")
     stages = [row["stages"]["read_s"] for row in rows(tmp_path / "run") if "stages" in row]

@@ -163,7 +163,7 @@ def test_slow_reading_is_named_without_the_compiled_operator_too(sample_shards, 
 
 
 def test_a_slow_consumer_is_what_a_fast_stream_waits_for(sample_shards):
-    found = measured(sample_shards, "--consumer", "20")
+    found = measured(sample_shards, "--consumer", "40", steps=2)
     assert not found["verdict"]["data_bound"] and found["verdict"]["line"].startswith("COMPUTE-BOUND")
 
 
