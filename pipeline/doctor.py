@@ -12,7 +12,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,6 @@ from typing import Literal
 import torch
 
 from pipeline import fused
-from sharding.machine import Machine
 
 State = Literal["good", "note", "bad"]
 SUPPORTED = (3, 11)
@@ -51,17 +50,13 @@ class Check:
 
 def examine(folder: Path) -> Iterator[Check]:
     """All checks, one after the other; ``folder``: the disk that shards are on. Measuring the disk takes seconds."""
-    machine = Machine.here()
-    yield _python()
-    for check in _SOFTWARE:
+    for check in (_python, _torch, _dali, _nvimagecodec, _nccl, _operator, _extras):
         yield check()
-    yield from _gpus(machine)
-    yield _cores(machine)
-    yield _memory(machine)
-    yield _open_files()
-    yield _shared_memory()
+    yield from _gpus()
+    for check in (_cores, _memory, _open_files, _shared_memory):
+        yield check()
     yield _disk(folder)
-    yield _used(machine)
+    yield _used()
 
 
 def _python() -> Check:
@@ -105,7 +100,13 @@ def _nccl() -> Check:
     if not torch.distributed.is_nccl_available():
         advice = "install a torch that has it, or train with --device cpu"
         return Check(name="ranks talk over", found="no NCCL in this torch", state="bad", advice=advice)
-    return Check(name="ranks talk over", found="NCCL " + ".".join(map(str, torch.cuda.nccl.version())))
+    return Check(
+        name="ranks talk over",
+        found="NCCL "
+        + ".".join(
+            map(str, torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
+        ),
+    )
 
 
 def _operator() -> Check:
@@ -122,19 +123,15 @@ def _extras() -> Check:
     return Check(name="extras", found=", ".join(there) or "none", advice=advice)
 
 
-_SOFTWARE: tuple[Callable[[], Check], ...] = (_torch, _dali, _nvimagecodec, _nccl, _operator, _extras)
-
-
-def _gpus(machine: Machine) -> Iterator[Check]:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+def _gpus() -> Iterator[Check]:
+    count = _num_gpus()
     if count == 0:
-        advice = (
-            "the driver or torch's build does not fit: nvidia-smi, and torch.cuda.is_available()"
-            if machine.gpus
-            else ""
-        )
-        found = f"{len(machine.gpus)} there, none that torch can use" if machine.gpus else "none"
-        yield Check(name="GPUs", found=found, state="bad" if machine.gpus else "good", advice=advice)
+        there = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        if there:
+            advice = "the driver and torch's build do not fit: compare nvidia-smi with torch.version.cuda"
+            yield Check(name="GPUs", found=f"{there} there, none that torch can use", state="bad", advice=advice)
+        else:
+            yield Check(name="GPUs", found="none")
         return
     for index in range(count):
         facts = torch.cuda.get_device_properties(index)
@@ -160,14 +157,15 @@ def _jpeg_hardware() -> Check:
     return Check(name="JPEG hardware decoder", found=found, state="good" if there else "note", advice=advice)
 
 
-def _cores(machine: Machine) -> Check:
-    return Check(name="cores", found=f"{machine.cores} for this process, of {os.cpu_count()}; {machine.cpu}")
+def _cores() -> Check:
+    return Check(name="cores", found=f"{_num_cores()} for this process, of {os.cpu_count()}")
 
 
-def _memory(machine: Machine) -> Check:
-    little = machine.memory_gib < LITTLE_GIB
+def _memory() -> Check:
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    little = gib < LITTLE_GIB
     advice = "give --batch-size 32, and shard with --workers 1" if little else ""
-    return Check(name="memory", found=f"{machine.memory_gib} GiB", state="note" if little else "good", advice=advice)
+    return Check(name="memory", found=f"{gib:.0f} GiB", state="note" if little else "good", advice=advice)
 
 
 def _open_files() -> Check:
@@ -224,19 +222,27 @@ def disk_speed(folder: Path, mib: int = DISK_MIB) -> tuple[float, float]:
         return written, mib / (time.perf_counter() - start)
 
 
-def _used(machine: Machine) -> Check:
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+def _used() -> Check:
+    gpus = _num_gpus()
     if gpus >= 2:
         found = "train uses 2 GPUs, one column each; images are decoded on them"
     elif gpus == 1:
         found = "train --devices 1 uses the GPU for both columns; --devices 2 would use the CPU"
     else:
-        found = f"train uses the CPU: 2 ranks, {max(1, machine.cores // 2)} thread(s) each"
+        found = f"train uses the CPU: 2 ranks, {max(1, _num_cores() // 2)} thread(s) each"
     return Check(name="what will be used", found=found)
 
 
 def _limit(value: int) -> str:
     return "any number" if value == resource.RLIM_INFINITY else f"{value:,}"
+
+
+def _num_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _driver() -> bool:
