@@ -150,6 +150,48 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="auto: the GPU if there is one.",
 )
+encode_option = click.option(
+    "--encode",
+    "encoding",
+    default="jpeg",
+    show_default=True,
+    type=click.Choice(["jpeg", "raw", "keep"]),
+    help="Store squares as JPEG or as raw pixels, or keep the original bytes.",
+)
+recipe_option = click.option(
+    "--recipe",
+    default="paper",
+    show_default=True,
+    type=click.Choice(["paper", "original"]),
+    help="paper: as published. original: as the program of 2012 did (docs/training.md lists the differences).",
+)
+precision_option = click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Of activations and gradients; parameters stay float32. tf32: GPUs only.",
+)
+compile_option = click.option(
+    "--compile", "compiled", is_flag=True, help="Let torch.compile fuse what it can; starts a minute later."
+)
+devices_option = click.option(
+    "--devices", default=2, show_default=True, help="2: one column per process. 1: both columns in one."
+)
+order_option = click.option(
+    "--order",
+    default="global",
+    show_default=True,
+    type=click.Choice(["global", "grouped"]),
+    help="Shuffle all samples, or eight shards at a time: for disks and buckets, which want long reads.",
+)
+decoder_option = click.option(
+    "--decoder",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "dali"]),
+    help="auto: the compiled operator where it can be used; dali: never. The images are the same.",
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
@@ -236,14 +278,7 @@ def main() -> None:
     type=FOLDER,
     help="Label order: one class a line, a classes.json, or a data set [default: sorted].",
 )
-@click.option(
-    "--encode",
-    "encoding",
-    default="jpeg",
-    show_default=True,
-    type=click.Choice(["jpeg", "raw", "keep"]),
-    help="Store squares as JPEG or as raw pixels, or keep the original bytes.",
-)
+@encode_option
 @click.option(
     "--size",
     default=256,
@@ -452,7 +487,7 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     help="Folder for checkpoints and metrics.",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --run from its newest checkpoint.")
-@click.option("--devices", default=2, show_default=True, help="2: one column per process. 1: both columns in one.")
+@devices_option
 @click.option(
     "--device",
     default="auto",
@@ -460,13 +495,7 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     type=click.Choice(["auto", "cpu", "cuda"]),
     help="auto: GPUs if there are enough.",
 )
-@click.option(
-    "--recipe",
-    default="paper",
-    show_default=True,
-    type=click.Choice(["paper", "original"]),
-    help="paper: as published. original: as the program of 2012 did (docs/training.md lists the differences).",
-)
+@recipe_option
 @click.option("--epochs", default=None, type=click.IntRange(1), help="Default: 90; of --recipe original, 93.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
 @click.option(
@@ -489,14 +518,8 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     metavar="EPOCHS",
     help="Divide the rate by 10 after these epochs, as 25,50,75, whatever the validation error.",
 )
-@click.option(
-    "--precision",
-    default="fp32",
-    show_default=True,
-    type=click.Choice(["fp32", "tf32", "bf16"]),
-    help="Of activations and gradients; parameters stay float32. tf32: GPUs only.",
-)
-@click.option("--compile", "compiled", is_flag=True, help="Let torch.compile fuse what it can; starts a minute later.")
+@precision_option
+@compile_option
 @click.option(
     "--init-from",
     default=None,
@@ -511,13 +534,7 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     help="paper: crop, flip and lighting of each image. original: as the program of 2012 did, one crop for 32 images. "
     "inception: boxes of any size, for --encode keep. none: the centre.  [default: as --recipe]",
 )
-@click.option(
-    "--order",
-    default="global",
-    show_default=True,
-    type=click.Choice(["global", "grouped"]),
-    help="Shuffle all samples, or eight shards at a time: for disks and buckets, which want long reads.",
-)
+@order_option
 @click.option("--seed", default=1, show_default=True, help="Seed of weights, order, augmentation and dropout.")
 @click.option(
     "--threads",
@@ -533,13 +550,7 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     type=click.Choice(["fail", "skip"]),
     help="What a damaged sample does: end the run, or be passed over and logged.",
 )
-@click.option(
-    "--decoder",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "dali"]),
-    help="auto: the compiled operator where it can be used; dali: never. The images are the same.",
-)
+@decoder_option
 @cache_option
 @cache_size_option
 @click.option(
@@ -937,15 +948,7 @@ rounds_option = click.option(
     type=FOLDER,
     help="Where temporary shards are written. [default: the system's folder for them]",
 )
-@click.option(
-    "--encode",
-    "--encoding",
-    "encoding",
-    default="jpeg",
-    show_default=True,
-    type=click.Choice(["jpeg", "raw", "keep"]),
-    help="As of shard.",
-)
+@encode_option
 @click.option(
     "--limit",
     default=10_000,
@@ -1047,17 +1050,13 @@ def bench_stream(
 
 
 @bench.command("step")
-@click.option(
-    "--recipe", default="paper", show_default=True, type=click.Choice(["paper", "original"]), help="As of train."
-)
+@recipe_option
 @click.option("--classes", default=1000, show_default=True, type=click.IntRange(2), help="Outputs of the network.")
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"]), help="As of train."
-)
-@click.option("--devices", default=2, show_default=True, help="2: one column per process. 1: both columns in one.")
+@precision_option
+@devices_option
 @device_option
-@click.option("--compile", "compiled", is_flag=True, help="With torch.compile.")
+@compile_option
 @click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="Steps of a round.")
 @rounds_option
 @json_option
@@ -1112,21 +1111,21 @@ def bench_step(
 )
 @click.option("--devices", default=2, show_default=True, help="As for train; with --consumer, 1.")
 @device_option
-@click.option("--recipe", default="paper", show_default=True, type=click.Choice(["paper", "original"]))
+@recipe_option
 @click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"]))
-@click.option("--compile", "compiled", is_flag=True, help="As for train.")
+@precision_option
+@compile_option
 @click.option(
     "--augment",
     default=None,
     type=click.Choice(["paper", "original", "inception"]),
     help="What is compared with none.  [default: as --recipe]",
 )
-@click.option("--order", default="global", show_default=True, type=click.Choice(["global", "grouped"]))
+@order_option
 @click.option(
     "--threads", default=0, type=click.IntRange(0), show_default=True, help="As for train; 0: cores / devices."
 )
-@click.option("--decoder", default="auto", show_default=True, type=click.Choice(["auto", "dali"]))
+@decoder_option
 @cache_option
 @cache_size_option
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Counted steps of a block.")
@@ -1194,8 +1193,8 @@ def bench_overlap(
         precision=precision,  # type: ignore[arg-type]
         compile=compiled,
     )
-    found = launch.run_for_result(measure, (stream, options, quiet), devices, device_type)
-    if found is not None:
+    found = launch.results_of(measure, (stream, options, quiet), devices, device_type)[0]
+    if launch.is_main_process():
         _show("\n".join(found.pop("lines")), found, as_json)
 
 

@@ -31,7 +31,7 @@ class Stages:
 
     def __add__(self, other: Stages) -> Stages:
         """Stage by stage."""
-        return Stages(**{name: value + asdict(other)[name] for name, value in asdict(self).items()})
+        return Stages(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,18 +140,15 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
             ) from None
 
 
-def run_for_result(work: Callable[..., Any], args: tuple[Any, ...], num_devices: int, device_type: str) -> Any:
-    """As ``run``: what ``work`` returns on the main rank, of JSON's types; None in torchrun's other processes."""
+def results_of(work: Callable[..., Any], args: tuple[Any, ...], num_devices: int, device_type: str) -> list[Any]:
+    """As ``run``: what ``work`` returned, of JSON's types, on each rank in turn; under torchrun, on this one alone."""
     with tempfile.TemporaryDirectory(prefix="alexstream-") as folder:
-        path = Path(folder) / "result.json"
-        run(_keep_result, (work, args, path), num_devices, device_type)
-        return json.loads(path.read_text()) if path.is_file() else None
+        run(_keep_result, (work, args, Path(folder)), num_devices, device_type)
+        return [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
 
 
-def _keep_result(rank: Rank, work: Callable[..., Any], args: tuple[Any, ...], path: Path) -> None:
-    result = work(rank, *args)
-    if rank.is_main:
-        path.write_text(json.dumps(result))
+def _keep_result(rank: Rank, work: Callable[..., Any], args: tuple[Any, ...], folder: Path) -> None:
+    (folder / f"{rank.columns.index}.json").write_text(json.dumps(work(rank, *args)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ ENOUGH = 10  # steps for a verdict
 
 HELP = {
     "read": "shards on a faster or nearer disk, --order grouped, or a larger --cache",
-    "decode": "more --threads, raw shards (cli.py shard --encoding raw), or a GPU's decoder",
+    "decode": "more --threads, raw shards (cli.py shard --encode raw), or a GPU's decoder",
     "augment": "a larger --batch-size, or an --augment that draws less",
     "exchange": "a faster link between the ranks, or --devices 1",
     "finish": "more --threads, or the compiled operator (a C compiler and libjpeg-turbo when installing)",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from trainer.recipe import Recipe
 from trainer.schedule import phase_after
 from trainer.verdict import WARM_UP, Verdict
 
-Consumer = Callable[[Batch], None]
+Consumer = Callable[[Batch], object]
 KINDS = ("live", "cached", "plain")
 ENOUGH_WAIT = 0.01  # share of the time that a consumer may wait
 
@@ -53,7 +54,7 @@ class OverlapOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Waits:
-    """Of the counted steps of one kind."""
+    """Of counted steps: each wait for a batch, the time of all of them, and what the stages of the stream took."""
 
     waits_s: list[float] = field(default_factory=list)
     elapsed_s: float = 0.0
@@ -120,7 +121,8 @@ class Overlap:
 
     def lines(self) -> list[str]:
         """For people."""
-        step = {name: 1e3 * Spread.of(values).median for name, values in self._kinds().items()}
+        kinds = {"live": self.live_s, "cached": self.cached_s, "without augmentation": self.plain_s}
+        step = {name: 1e3 * Spread.of(values).median for name, values in kinds.items()}
         per_step = self.stages_s
         longest = max(per_step.values())
         bars = [
@@ -143,9 +145,6 @@ class Overlap:
     @property
     def _live_step_s(self) -> float:
         return Spread.of(self.live_s).median
-
-    def _kinds(self) -> dict[str, list[float]]:
-        return {"live": self.live_s, "cached": self.cached_s, "without augmentation": self.plain_s}
 
 
 def measure(rank: Rank, data: TrainingData, options: OverlapOptions, quiet: bool) -> dict[str, Any]:
@@ -176,8 +175,8 @@ def network_overlap(rank: Rank, data: TrainingData, options: OverlapOptions, tic
         compiled=options.compile,
     )
     phase = phase_after([], options.recipe)
-    # The numbers of the steps decide dropout only; the loss may be anything.
-    return overlap(rank, data, lambda batch: _drop(learner.step(batch, 0, phase)), options, tick)
+    # The numbers of the steps decide dropout only; what a step gives stays on its device unread.
+    return overlap(rank, data, lambda batch: learner.step(batch, 0, phase), options, tick)
 
 
 def overlap(
@@ -188,26 +187,27 @@ def overlap(
     stream = partial(data.training, 0, columns.part, columns.exchange, rank.device)
     live, plain = stream(), stream(augmentation="none")
     cached = next(live)
-    waits = {name: Waits() for name in KINDS}
+    waits = Waits()
 
     def block(name: str, batches: Iterator[Batch]) -> float:
         """Seconds a step."""
         _steps(batches, consume, WARM_UP, rank.device)
         taken = _steps(batches, consume, options.steps, rank.device)
-        waits[name].waits_s += taken.waits_s
-        waits[name].elapsed_s += taken.elapsed_s
-        waits[name].stages += taken.stages
+        if name == "live":
+            waits.waits_s += taken.waits_s
+            waits.elapsed_s += taken.elapsed_s
+            waits.stages += taken.stages
         tick()
         return taken.elapsed_s / options.steps
 
-    streams = {"live": live, "cached": iter(lambda: cached, None), "plain": plain}
+    streams = dict(zip(KINDS, (live, repeat(cached), plain), strict=True))
     seconds = in_turn({name: partial(block, name, batches) for name, batches in streams.items()}, options.rounds)
     return Overlap(
         batch_size=data.facts().batch_size,
         live_s=seconds["live"],
         cached_s=seconds["cached"],
         plain_s=seconds["plain"],
-        live=waits["live"],
+        live=waits,
     )
 
 
@@ -225,10 +225,6 @@ def _steps(batches: Iterator[Batch], consume: Consumer, count: int, device: torc
     wait_for(device)
     taken.elapsed_s = time.perf_counter() - begin
     return taken
-
-
-def _drop(result: torch.Tensor) -> None:
-    """What a step gives stays on its device unread."""
 
 
 class Pace:

@@ -1,17 +1,14 @@
 """How fast a training step is without data to wait for: forward, loss, backward and update on one reused batch.
 
-Called by ``cli.py bench step``; takes the steps of ``trainer.loop``, on one device or on two ranks.
+Called by ``cli.py bench step``; takes the steps of ``trainer.learner``, on one device or on two ranks.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,9 +91,7 @@ def measure(options: StepOptions, num_devices: int = 1, device: str = "auto") ->
             "bench step: received torchrun's processes, expected to start its own; run it without torchrun"
         )
     device_type = launch.choose_device_type(num_devices, device, options.recipe.columns)
-    with tempfile.TemporaryDirectory(prefix="alexstream-bench-") as folder:
-        launch.run(measure_rank, (options, Path(folder)), num_devices, device_type)
-        ranks = [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
+    ranks = launch.results_of(_measure_rank, (options,), num_devices, device_type)
     return StepSpeed(
         options=options,
         device_type=device_type,
@@ -106,11 +101,10 @@ def measure(options: StepOptions, num_devices: int = 1, device: str = "auto") ->
     )
 
 
-def measure_rank(rank: Rank, options: StepOptions, folder: Path) -> None:
-    """One rank's part: leaves ``rank-0.json`` (its number) in ``folder``. Columns wait for each other in every step."""
+def _measure_rank(rank: Rank, options: StepOptions) -> dict[str, Any]:
+    """One rank's part. Columns wait for each other in every step."""
     step_ms = rounds_ms(stepper(rank, options), options, rank.device, quiet=options.quiet or not rank.is_main)
-    found = {"step_ms": step_ms, "peak_mib": peak_mib(), "gpu_peak_mib": gpu_peak_mib(rank.device)}
-    (folder / f"rank-{rank.columns.index}.json").write_text(json.dumps(found))
+    return {"step_ms": step_ms, "peak_mib": peak_mib(), "gpu_peak_mib": gpu_peak_mib(rank.device)}
 
 
 def rounds_ms(
