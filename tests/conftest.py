@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cli import main
+from commands import group
 from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
 
@@ -20,10 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 def all_commands():
     """Every command by what is typed: ``shard``, ``bench``, ``bench shard``."""
-    found = dict(main.commands)
-    for name, group in main.commands.items():
-        found |= {f"{name} {below}": command for below, command in getattr(group, "commands", {}).items()}
-    return found
+    return dict(group.all_commands(main))
 
 
 def children(pid):

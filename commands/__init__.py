@@ -1,0 +1,1 @@
+"""What a person types: one module for each thing that is done; cli.py puts them together."""

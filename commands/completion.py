@@ -1,0 +1,27 @@
+"""``completion``: commands and options at the touch of Tab."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from commands.group import command
+
+PROGRAM = "alexstream"
+
+
+@command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes a shell complete commands and options of ``alexstream``.
+
+    \b
+    Examples:
+      cli.py completion bash >> ~/.bashrc
+      cli.py completion zsh >> ~/.zshrc
+      cli.py completion fish > ~/.config/fish/completions/alexstream.fish
+    """
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    click.echo(found(context.find_root().command, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())

@@ -1,0 +1,94 @@
+"""--config: a TOML file gives options; what is typed goes first; a run keeps the options it had."""
+
+import json
+import tomllib
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli import main
+from commands.group import command, effective_config
+from commands.options import PLACE
+from tests.conftest import all_commands
+
+
+@command("probe")
+@click.option("--count", default=3, type=click.IntRange(1))
+@click.option("--name", default=None)
+@click.option("--place", type=PLACE, required=True)
+@click.option("--flag", is_flag=True)
+@click.option("--many", "of_them", multiple=True, type=float)
+@click.pass_context
+def probe(context, **_):
+    """A command with an option of each kind."""
+    click.echo(effective_config(context))
+
+
+def shown(*words):
+    result = CliRunner().invoke(probe, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return tomllib.loads(result.stdout)
+
+
+def test_the_file_goes_before_defaults_and_what_is_typed_before_the_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('count = 5\nplace = "here"\nflag = true\nmany = [1, 2.5]\n')
+    assert shown("--config", path) == {"count": 5, "place": "here", "flag": True, "many": [1.0, 2.5]}
+    assert shown("--config", path, "--count", 7, "--many", 4)["count"] == 7
+    assert shown("--count", 7, "--many", 4, "--config", path)["many"] == [4.0]
+    assert shown("--place", "x") == {"count": 3, "place": "x", "flag": False}
+
+
+def test_what_is_shown_can_be_read_again(tmp_path):
+    path, name = tmp_path / "again.toml", 'a "quoted" \\ name é'
+    result = CliRunner().invoke(probe, ["--place", "s3://bucket/shards", "--name", name, "--many", "0.5", "--flag"])
+    path.write_text(result.stdout)
+    assert shown("--config", path) == tomllib.loads(result.stdout)
+    assert tomllib.loads(result.stdout)["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("batchsize = 3", "has no option 'batchsize'; did you mean 'batch-size'?"),
+        ("batch-size = 'many'", "'many' is not a valid integer"),
+        ("tanh = 1", "tanh is 1, expected true or false"),
+        ("epochs = [1, 2]", "epochs is [1, 2], expected one value"),
+        ("[train]\nepochs = 1", "has no option 'train'"),
+        ("epochs = ", "no TOML file that can be read"),
+        ("config = 'other.toml'", "has no option 'config'"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_one_line(text, complaint, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    result = CliRunner().invoke(main, ["train", "--data", "nowhere", "--config", str(path)])
+    assert result.exit_code == 2 and complaint in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    result = CliRunner().invoke(main, ["train", "--config", str(tmp_path / "none.toml")])
+    assert result.exit_code == 2 and "none.toml" in result.stderr
+
+
+def test_every_command_with_options_takes_a_file():
+    for name, found in all_commands().items():
+        names = {word for option in found.params for word in option.opts}
+        assert "--config" in names or not any(n.startswith("--") for n in names) or hasattr(found, "commands"), name
+
+
+def test_a_run_keeps_its_options_and_can_be_done_again_from_them(sample_shards, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(f'data = "{sample_shards}"\ndevices = 1\ndevice = "cpu"\nepochs = 1\nbatch-size = 32\n')
+    for name, given in (("first", config), ("second", tmp_path / "first" / "config.toml")):
+        words = ["train", "--config", given, "--run", tmp_path / name, "--log-every", 1, "--quiet"]
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+    kept = tomllib.loads((tmp_path / "first" / "config.toml").read_text())
+    assert (kept["batch-size"], kept["recipe"], kept["log-every"]) == (32, "paper", 1) and "resume" not in kept
+    losses = [
+        [json.loads(line).get("loss") for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("first", "second")
+    ]
+    assert losses[0] == losses[1]
