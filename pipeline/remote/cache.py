@@ -227,7 +227,7 @@ def refusals(folder: Path) -> Iterator[None]:
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "make it writable")
         reason = error.strerror or str(error)
-        raise StreamError(f"cache folder {folder}: {reason}; {remedy}, or another folder with --cache-dir") from error
+        raise StreamError(f"cache folder {folder}: {reason}; {remedy}, or another folder with --cache") from error
 
 
 def _victims(files: list[tuple[str, int, int]], leases: list[Claims], urgent: bool) -> Iterator[tuple[str, int]]:

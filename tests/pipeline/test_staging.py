@@ -361,7 +361,7 @@ def test_a_cached_shard_of_another_size_is_fetched_again_and_of_other_bytes_if_a
 
 def test_a_cache_folder_that_cannot_be_made_is_one_line(staged, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StreamError, match=r"^cache folder .*/file/cache: Not a directory; .*--cache-dir$"):
+    with pytest.raises(StreamError, match=r"^cache folder .*/file/cache: Not a directory; .*--cache$"):
         staged(cache=tmp_path / "file" / "cache")
 
 
@@ -373,7 +373,7 @@ def test_a_full_disk_is_one_line(staged, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (SHARD_BYTES // 2, hard))  # as a full disk, the kernel refuses to write
     try:
         with pytest.raises(
-            StreamError, match=r"^cache folder .*: File too large; give --cache-size less .*--cache-dir$"
+            StreamError, match=r"^cache folder .*: File too large; give --cache-size less .*--cache$"
         ):
             read(shards, 0)
     finally:
