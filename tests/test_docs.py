@@ -1,6 +1,9 @@
 """The documentation is true: its commands parse, its formats page names every file and field that is written."""
 
+import ast
+import errno
 import json
+import os
 import re
 import shlex
 
@@ -67,3 +70,30 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def messages():
+    """Every text in the program, with … where a value stands."""
+    for package in ("commands", "sharding", "pipeline", "trainer"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_options_that_messages_name_exist():
+    known = {word for command in all_commands().values() for option in command.params for word in option.opts}
+    of_others = {"--concatenate", "--nproc-per-node", "--standalone", "--version", "--help"}  # tar's and torchrun's
+    named = {word for text in messages() for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    assert named <= known | of_others, named - known - of_others
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_program():
+    said = "\n".join(messages()) + os.strerror(errno.ENOSPC) + "No module named 'nvidia'"
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    for quoted in (text for row in rows for text in re.findall(r"`([^`]+)`", row)):
+        for piece in filter(None, (part.strip(" ,") for part in quoted.split("…"))):
+            assert piece in said, piece

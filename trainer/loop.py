@@ -198,7 +198,7 @@ class Trainer:
         self._end_epoch(phase)
 
     def _one_step(self, batches: Iterator[Batch], phase: Phase, meter: Meter) -> None:
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         batch = next(batches)
         waited = time.perf_counter() - start
         measured = self.learner.step(batch, self.step, phase)
@@ -213,25 +213,26 @@ class Trainer:
                 images=self.facts.batch_size,
                 measured=measured,
                 start_s=start,
+                start_cpu_s=start_cpu,
                 wait_s=waited,
                 stages=batch.stages,
             ),
         )
         if previous is not None:
-            self._take(previous, meter, until_s=start)
+            self._take(previous, meter, until_s=start, until_cpu_s=start_cpu)
 
     def _read(self, meter: Meter) -> None:
         """Take the result of the step that is still unread."""
         if self._unread is not None:
             result, self._unread = self._unread, None
-            self._take(result, meter, until_s=time.perf_counter())
+            self._take(result, meter, until_s=time.perf_counter(), until_cpu_s=time.process_time())
 
-    def _take(self, result: StepResult, meter: Meter, until_s: float) -> None:
+    def _take(self, result: StepResult, meter: Meter, until_s: float, until_cpu_s: float) -> None:
         loss, accuracy = result.measured.tolist()
-        elapsed = until_s - result.start_s
+        elapsed, cpu = until_s - result.start_s, until_cpu_s - result.start_cpu_s
         self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
-        self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, stages=result.stages)
+        self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, cpu_s=cpu, stages=result.stages)
         self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)
         if meter.is_due():
             total = last_step(self.options.epochs, self.facts)

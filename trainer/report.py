@@ -23,7 +23,7 @@ METRICS, CONFIG = "metrics.jsonl", "run.json"
 class StepResult:
     """A step that was taken; ``measured`` holds loss and accuracy, perhaps still on their way from a GPU.
 
-    ``start_s`` on the clock of ``time.perf_counter``; the first ``wait_s`` of it went by waiting for data,
+    ``start_s`` on the clock of ``time.perf_counter``, ``start_cpu_s`` on that of ``time.process_time``; the first ``wait_s`` of it went by waiting for data,
     whose stages took ``stages``, mostly before.
     """
 
@@ -33,6 +33,7 @@ class StepResult:
     images: int
     measured: torch.Tensor
     start_s: float
+    start_cpu_s: float
     wait_s: float
     stages: Stages
 

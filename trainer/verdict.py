@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
+
 from pipeline.batch import Stages
 
 DATA_BOUND = 1.05  # the time with the stream, in times of the time without, from which on the data is to blame
 WARM_UP = 5  # steps until the stream is as far ahead as it gets
 ENOUGH = 10  # steps for a verdict
+ALL_BUSY = 0.9  # share of its cores' time that a process has, from which on network and stream take it from each other
 
 HELP = {
     "read": "shards on a faster or nearer disk, --order grouped, or a larger --cache",
@@ -23,28 +26,39 @@ FASTER = "a faster device, --precision bf16 or more ranks; a faster stream would
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What a run waits for. ``cost``: its time, in times of that without data; ``slowest``: the stage of the
-    stream that takes longest.
+    stream that takes longest; ``busy``: how much of its cores' time the process used, 0..1.
     """
 
     data_bound: bool
     cost: float
     slowest: str
+    busy: float = 0.0
 
     @classmethod
-    def of(cls, cost: float, stages: Stages, *, surely: bool = True) -> Verdict:
+    def of(cls, cost: float, stages: Stages, *, surely: bool = True, busy: float = 0.0) -> Verdict:
         """From the cost of data and the seconds of the stages; ``surely``: whether the cost is not just noise."""
         seconds = {name.removesuffix("_s"): value for name, value in asdict(stages).items()}
         slowest = max(seconds, key=lambda name: seconds[name])
-        return cls(data_bound=cost > DATA_BOUND and surely, cost=cost, slowest=slowest)
+        return cls(data_bound=cost > DATA_BOUND and surely, cost=cost, slowest=slowest, busy=busy)
 
     def line(self) -> str:
         """``DATA-BOUND: data makes a step 1.41 times as long; the slowest stage is decode; what would help: …``."""
         if self.data_bound:
             return (
-                f"DATA-BOUND: data makes a step {self.cost:.2f} times as long; the slowest stage is {self.slowest}; "
-                f"what would help: {HELP[self.slowest]}"
+                f"DATA-BOUND: data makes a step {self.cost:.2f} times as long; the slowest stage is {self.slowest}"
+                f"{self._shared()}; what would help: {HELP[self.slowest]}"
             )
         return f"COMPUTE-BOUND: data makes a step {self.cost:.3f} times as long; what would help: {FASTER}"
+
+    def _shared(self) -> str:
+        if self.busy < ALL_BUSY:
+            return ""
+        return f" (network and stream share cores that are {100 * self.busy:.0f} % busy: more of them)"
+
+
+def busy_share(cpu_s: float, elapsed_s: float) -> float:
+    """How much of the time of its cores, as many as torch's threads, a process used: 0..1."""
+    return min(1.0, cpu_s / (elapsed_s * torch.get_num_threads())) if elapsed_s > 0 else 0.0
 
 
 class Balance:
@@ -53,15 +67,19 @@ class Balance:
     def __init__(self) -> None:
         """Nothing yet."""
         self._seen = 0
-        self.elapsed_s = self.wait_s = 0.0
+        self.elapsed_s = self.wait_s = self.cpu_s = 0.0
         self.stages = Stages()
 
-    def add(self, *, elapsed_s: float, wait_s: float, stages: Stages) -> None:
-        """Count one step; the first ones wait for the stream to get ahead and are left out."""
+    def add(self, *, elapsed_s: float, wait_s: float, cpu_s: float, stages: Stages) -> None:
+        """Count one step, in which the process used ``cpu_s`` of its cores.
+
+        The first ones wait for the stream to get ahead and are left out.
+        """
         self._seen += 1
         if self._seen > WARM_UP:
             self.elapsed_s += elapsed_s
             self.wait_s += wait_s
+            self.cpu_s += cpu_s
             self.stages += stages
 
     def verdict(self) -> Verdict | None:
@@ -71,4 +89,5 @@ class Balance:
         """
         if self._seen < WARM_UP + ENOUGH:
             return None
-        return Verdict.of(self.elapsed_s / max(self.elapsed_s - self.wait_s, 1e-9), self.stages)
+        cost = self.elapsed_s / max(self.elapsed_s - self.wait_s, 1e-9)
+        return Verdict.of(cost, self.stages, busy=busy_share(self.cpu_s, self.elapsed_s))

@@ -28,7 +28,7 @@ from trainer.launch import Rank
 from trainer.learner import Learner, Precision
 from trainer.recipe import Recipe
 from trainer.schedule import phase_after
-from trainer.verdict import WARM_UP, Verdict
+from trainer.verdict import WARM_UP, Verdict, busy_share
 
 Consumer = Callable[[Batch], object]
 KINDS = ("live", "cached", "plain")
@@ -54,10 +54,13 @@ class OverlapOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Waits:
-    """Of counted steps: each wait for a batch, the time of all of them, and what the stages of the stream took."""
+    """Of counted steps: each wait for a batch; the time of all of them, on the clock and on this process's cores; what the
+    stages of the stream took.
+    """
 
     waits_s: list[float] = field(default_factory=list)
     elapsed_s: float = 0.0
+    cpu_s: float = 0.0
     stages: Stages = Stages()
 
     @property
@@ -100,7 +103,8 @@ class Overlap:
     def verdict(self) -> Verdict:
         """By what data costs, if that is more than noise."""
         cost = self.cost_of_data
-        return Verdict.of(cost.median, self.live.stages, surely=cost.low > 1.0)
+        busy = busy_share(self.live.cpu_s, self.live.elapsed_s)
+        return Verdict.of(cost.median, self.live.stages, surely=cost.low > 1.0, busy=busy)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, numbers measured and numbers made of them."""
@@ -196,6 +200,7 @@ def overlap(
         if name == "live":
             waits.waits_s += taken.waits_s
             waits.elapsed_s += taken.elapsed_s
+            waits.cpu_s += taken.cpu_s
             waits.stages += taken.stages
         tick()
         return taken.elapsed_s / options.steps
@@ -214,7 +219,7 @@ def overlap(
 def _steps(batches: Iterator[Batch], consume: Consumer, count: int, device: torch.device) -> Waits:
     taken = Waits()
     wait_for(device)
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), time.process_time()
     for _ in range(count):
         start = time.perf_counter()
         batch = next(batches)
@@ -223,7 +228,7 @@ def _steps(batches: Iterator[Batch], consume: Consumer, count: int, device: torc
         consume(batch)
         del batch  # its memory may be used again
     wait_for(device)
-    taken.elapsed_s = time.perf_counter() - begin
+    taken.elapsed_s, taken.cpu_s = time.perf_counter() - begin, time.process_time() - cpu_begin
     return taken
 
 

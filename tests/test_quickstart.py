@@ -1,0 +1,67 @@
+"""The recorded session of the quick start happens again: same commands, answers of the same form.
+
+After a change that is meant to show: ``ALEXSTREAM_RECORD=1 pytest tests/test_quickstart.py`` records it anew.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "quickstart.md"
+BLOCK = re.compile(r"^```console\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+
+
+def session(text):
+    """Commands with the answers below them."""
+    for block in BLOCK.findall(text):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, answer = part.partition("\n")
+            yield command, answer
+
+
+def answer(command, folder):
+    """What a command says on stdout, in a fresh process."""
+    program, *words = shlex.split(command)
+    assert program == "alexstream"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *words], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout.rstrip("\n") + "\n" if done.stdout.strip() else ""
+
+
+def form(command, said, classes):
+    """What does not depend on the machine or its arithmetic: words without numbers, versions and names of classes."""
+    if command.endswith(" doctor"):
+        return [line[2:24] for line in said.splitlines() if line[:1] in "✓!✗"]
+    said = re.sub(rf"\b({'|'.join(classes)})\b", "CLASS", said)
+    said = re.sub(r"^(DATA|COMPUTE)-BOUND.*", "VERDICT", said, flags=re.MULTILINE)
+    said = re.sub(r"\b[0-9a-f]{8,}\b", "#", said)
+    said = re.sub(r"[+−-]?\d[\d,.]*", "#", said)
+    return [re.sub(r"\s+", " ", line).strip() for line in said.splitlines()]
+
+
+def test_the_first_ten_minutes(tmp_path):
+    text = PAGE.read_text()
+    recorded, happened = list(session(text)), []
+    for command, _ in recorded:
+        happened.append((command, answer(command, tmp_path)))
+    classes = sorted(path.name for path in (tmp_path / "photos" / "train").iterdir() if path.is_dir())
+    for name in ("stats.png", "preview.png", "runs/first/report.html"):
+        assert (tmp_path / name).stat().st_size > 1000
+    if os.environ.get("ALEXSTREAM_RECORD"):
+        answers = iter(happened)
+        PAGE.write_text(BLOCK.sub(lambda block: written(block[1].count("\n$ ") + 1, answers), text))
+        return
+    for (command, then), (_, now) in zip(recorded, happened, strict=True):
+        assert form(command, then, classes) == form(command, now, classes), command
+
+
+def written(count, answers):
+    """A block of the page with the next ``count`` commands and their answers."""
+    parts = [f"$ {command}\n{said}" for command, said in (next(answers) for _ in range(count))]
+    return f"```console\n{''.join(parts)}```\n"
