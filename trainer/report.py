@@ -23,8 +23,8 @@ METRICS, CONFIG = "metrics.jsonl", "run.json"
 class StepResult:
     """A step that was taken; ``measured`` holds loss and accuracy, perhaps still on their way from a GPU.
 
-    ``start_s`` on the clock of ``time.perf_counter``, ``start_cpu_s`` on that of ``time.process_time``; the first ``wait_s`` of it went by waiting for data,
-    whose stages took ``stages``, mostly before.
+    ``start_s`` on the clock of ``time.perf_counter``, ``start_cpu_s`` on that of ``time.process_time``; the first
+    ``wait_s`` went by waiting for data, whose stages took ``stages``, mostly before.
     """
 
     step: int

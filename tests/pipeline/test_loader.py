@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import weakref
 from dataclasses import replace
 from itertools import islice
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline import loader
 from pipeline.augment import AUGMENTATIONS, Augmenter
 from pipeline.batch import CropBatch, Part
 from pipeline.dataset import open_dataset
@@ -330,3 +332,22 @@ def test_ten_views_are_the_corners_and_the_centre_and_their_mirrors(data):
 def test_a_choice_that_does_not_exist_is_named_with_those_that_do(data, field, value):
     with pytest.raises(StreamError, match=rf"{field}: received '{value}', expected one of"):
         replace(data, **{field: value})
+
+
+def test_the_stream_lets_go_of_a_batch_before_it_takes_the_next(sample_shards, monkeypatch):
+    """Memory freed later would interrupt the hand-over of the next one (docs/log.md)."""
+    gone = []
+
+    def watched(batches, depth):
+        for batch in batches:
+            images = weakref.ref(batch.images_NCHW)
+            yield batch
+            del batch
+            gone.append(images() is None)
+
+    monkeypatch.setattr(loader, "ahead", watched)
+    stream = ShardedData(train=sample_shards / "train", batch_size=4).training()
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    assert gone == [True, True]

@@ -372,9 +372,7 @@ def test_a_full_disk_is_one_line(staged, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SHARD_BYTES // 2, hard))  # as a full disk, the kernel refuses to write
     try:
-        with pytest.raises(
-            StreamError, match=r"^cache folder .*: File too large; give --cache-size less .*--cache$"
-        ):
+        with pytest.raises(StreamError, match=r"^cache folder .*: File too large; give --cache-size less .*--cache$"):
             read(shards, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

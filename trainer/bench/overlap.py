@@ -54,8 +54,8 @@ class OverlapOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Waits:
-    """Of counted steps: each wait for a batch; the time of all of them, on the clock and on this process's cores; what the
-    stages of the stream took.
+    """Of counted steps: each wait for a batch, the time of all of them, on the clock and on this process's cores, and
+    what the stages of the stream took.
     """
 
     waits_s: list[float] = field(default_factory=list)
