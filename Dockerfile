@@ -13,9 +13,9 @@ WORKDIR /src
 COPY . .
 RUN python3 -m venv "$VIRTUAL_ENV" \
     && pip install --no-cache-dir --constraint constraints.txt ".[s3,tensorboard]" \
-    && useradd --create-home alexstream
+    && useradd --create-home --uid 10001 alexstream
 
-USER alexstream
+USER 10001
 WORKDIR /data
 ENTRYPOINT ["alexstream"]
 CMD ["--help"]

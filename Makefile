@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo check test bench bench-check clean
+.PHONY: setup demo check test docs bench bench-check clean
 
 setup: $(READY)
 
@@ -25,6 +25,9 @@ check: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py
