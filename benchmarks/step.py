@@ -36,6 +36,7 @@ from trainer.bench.step import stepper as ours
 from trainer.columns import Columns
 from trainer.launch import Rank
 from trainer.loop import Precision
+from trainer.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -115,6 +116,7 @@ def plain_alexnet(classes: int) -> nn.Module:
 def stepper(contender: Contender, args: argparse.Namespace, columns: Columns) -> Callable[[], None]:
     """What takes one step."""
     if contender.kind == "ours":
+        keep_freed_memory()  # as launch does for train
         return ours(Rank(columns=columns, device=CPU), contender.options(args))
     images, labels = random_batch(args.batch, args.classes, CPU)
     plain = plain_alexnet(args.classes).to(contender.dtype)

@@ -27,6 +27,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from pipeline.errors import AlexstreamError
 from trainer.columns import Columns
 from trainer.errors import TrainError
+from trainer.memory import keep_freed_memory
 from trainer.geometry import NUM_COLUMNS
 
 
@@ -225,3 +226,4 @@ def _use_device(device_type: str, index: int, count: int) -> None:
         torch.cuda.set_device(index)
     else:
         torch.set_num_threads(max(1, cores() // count))
+        keep_freed_memory()
