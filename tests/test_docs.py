@@ -32,7 +32,7 @@ def test_readme_lists_every_command():
 
 def test_readme_lists_every_module():
     readme = (ROOT / "README.md").read_text()
-    for package in ("commands", "sharding", "pipeline", "trainer"):
+    for package in ("commands", "report", "sharding", "pipeline", "trainer"):
         for path in (ROOT / package).rglob("*.py"):
             assert path.stem in ("__init__", "errors") or re.search(rf"^ +{path.name} ", readme, re.MULTILINE), path
 
