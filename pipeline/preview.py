@@ -105,4 +105,5 @@ def restored(
     """
     added = [mean.planes_2CMM[flip, :, y : y + CROP_PX, x : x + CROP_PX] for flip, y, x in windows_N3.tolist()]
     pixels_NCHW = images_NCHW * divisors_C[:, None, None] + np.stack(added)
-    return np.rint(pixels_NCHW).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels: NDArray[np.uint8] = np.rint(pixels_NCHW).clip(0, 255).astype(np.uint8)
+    return pixels.transpose(0, 2, 3, 1)
