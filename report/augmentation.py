@@ -21,7 +21,7 @@ from trainer.choice import chosen
 
 SAMPLES, EPOCHS = 2, 7
 SIGMAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-SAMPLE_PX, LIGHT_PX = 160, 128
+SAMPLE_PX, LIGHT_PX = 124, 124
 
 
 def section(stream: ShardedData, train: Path) -> Section:
@@ -81,6 +81,6 @@ def _axis(pixels_HWC: NDArray[np.uint8], matrix_CC: NDArray[np.float64], i: int)
 
 def _lit(pixels_HWC: NDArray[np.uint8], offset_C: NDArray[np.float64], z: float) -> Picture:
     lit = np.rint(pixels_HWC + offset_C).clip(0, 255).astype(np.uint8)
-    added = ", ".join(f"{value:+.1f}".replace("-", "−") for value in offset_C)
+    added = ", ".join(f"{value:+.1f}".replace("-", "−") for value in offset_C.round(1) + 0.0)
     words = f"z = {z:+g}".replace("-", "−") if z else "as it is"
     return photograph(lit, f"Lighting {words}: R, G, B {added}", (words, added if z else ""), LIGHT_PX)

@@ -120,8 +120,8 @@ class Section:
 
 
 def per_cent(share: float, digits: int = 1) -> str:
-    """``43.2 %``; the minus sign and the space are those of print."""
-    return f"{100 * share:.{digits}f} %".replace("-", "−")
+    """``43.2 %``, in one piece."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def count_of(number: int, what: str, many: str = "") -> str:

@@ -21,14 +21,14 @@ from report.text import short
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, FAINT = "#2b3440", "#d9dee4"
-WIDTH_IN, HEIGHT_IN = 5.6, 3.1
+WIDTH_IN, HEIGHT_IN = 4.9, 2.85
 LABEL = 26  # characters of a class's name
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
+    "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#8a94a0",
@@ -75,11 +75,11 @@ def lines(
             dots: dict[str, Any] = {"marker": "o", "markersize": 4.5} if one.dots else {}
             axes.plot(one.x_N, one.y_N, one.dashes, color=one.colour, label=one.name, **dots)
         if log:
-            axes.set_yscale("log")
+            _logarithmic(axes.yaxis, axes.set_yscale)
         elif bottom is not None:
             axes.set_ylim(bottom=bottom)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _legend(figure, axes, len(drawn))
+        _finish(figure, axes, len(drawn))
     return svg[0]
 
 
@@ -96,7 +96,7 @@ def bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequence[
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=x_label)
-        _legend(figure, axes, len(values))
+        _finish(figure, axes, len(values), "x")
     return svg[0]
 
 
@@ -111,7 +111,7 @@ def ranks(name: str, series: Sequence[tuple[str, NDArray[np.float64]]], x_label:
             axes.plot(at + 1, ordered[at], color=colour, label=label)
         axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _legend(figure, axes, len(series))
+        _finish(figure, axes, len(series))
     return svg[0]
 
 
@@ -130,26 +130,29 @@ def histogram(
             axes.stairs(counts, edges, color=colour, label=label, linestyle=dashes, linewidth=1.8)
         if mark is not None:
             axes.axvline(mark[0], color=INK, linewidth=1, linestyle=":", label=mark[1])
-        axes.set_xscale("log")
-        axes.set_xticks(*_ticks(edges[0], edges[-1]))
-        axes.minorticks_off()
+        _logarithmic(axes.xaxis, axes.set_xscale)
         axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _legend(figure, axes, len(series) + 1)
+        _finish(figure, axes, len(series) + 1)
     return svg[0]
 
 
-def _ticks(low: float, high: float) -> tuple[list[int], list[str]]:
-    """Round numbers of pixels from ``low`` to ``high``, at most six, and how they are written."""
-    candidates = [m * 10**e for e in range(6) for m in (1, 2, 5) if low <= m * 10**e <= high]
-    kept = candidates[:: -(-len(candidates) // 6) or 1]
-    return kept, [f"{value:,}" for value in kept]
+def _logarithmic(axis: Any, set_scale: Any) -> None:
+    """A logarithmic axis with a few round numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    axis.set_minor_locator(NullLocator())
 
 
-def _legend(figure: Any, axes: Any, entries: int) -> None:
-    """Above the chart, in a row, where it hides nothing; one line of its own needs none."""
+def _finish(figure: Any, axes: Any, entries: int, axis_names: str = "xy") -> None:
+    """Plain numbers on these axes; a legend above the drawing, where it hides nothing, if there is more than one."""
+    for name in axis_names:
+        getattr(axes, f"{name}axis").set_major_formatter("{x:,.10g}")
     if entries > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.4)
+        found = axes.get_legend_handles_labels()
+        figure.legend(*found, loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.6)
 
 
 @contextmanager

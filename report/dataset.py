@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from report import charts
-from report.blocks import Block, Chart, Charts, Facts, Gallery, Note, Part, Section, Table, count_of, per_cent
+from report.blocks import Block, Chart, Charts, Facts, Gallery, Note, Part, Picture, Section, Table, count_of, per_cent
 from report.pictures import exact
 from report.refused import refused_table
 from sharding import layout
@@ -76,9 +76,9 @@ def _told(split: _Split) -> dict[str, str]:
     smallest, largest = told["samples_per_class"]["smallest"], told["samples_per_class"]["largest"]
     return {
         "images": f"{told['samples']:,}",
-        "classes": f"{told['classes']:,}, with {smallest:,} to {largest:,} images each",
-        "audit": f"found {counts.found:,} = written {counts.written:,} + quarantined {counts.quarantined:,} + "
-        f"excluded {counts.excluded:,}",
+        "classes": f"{told['classes']:,}, with {_range(smallest, largest)} images each",
+        "audit": f"found {counts.found:,} = written {counts.written:,} + quarantined {counts.quarantined:,} "
+        f"+ excluded {counts.excluded:,}",
         "source": f"{told['source']}: {told['source_form']}",
         "remarkable": "; ".join(told["notices"]) or "nothing",
         "stored as": split.manifest.encode.describe(),
@@ -86,6 +86,10 @@ def _told(split: _Split) -> dict[str, str]:
         "what was turned": ", ".join(f"{note} ({n:,})" for note, n in told["notes"].items()) or "nothing",
         "digest": told["digest"],
     }
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
 def _classes(splits: Sequence[_Split]) -> list[Block]:
@@ -102,7 +106,7 @@ def _classes(splits: Sequence[_Split]) -> list[Block]:
 
 def _class_summary(series: Sequence[tuple[str, NDArray[np.float64]]]) -> str:
     parts = [
-        f"{name}: {values.min():,.0f} to {values.max():,.0f} images a class, median {np.median(values):,.0f}"
+        f"{name}: {_range(values.min(), values.max())} images a class, median {np.median(values):,.0f}"
         for name, values in series
     ]
     return "; ".join(parts) + "."
@@ -182,7 +186,7 @@ def _colours(split: _Split) -> list[Block]:
             f"values' covariance, from {SPREAD_SD:g} standard deviations below the mean colour to {SPREAD_SD:g} above.",
             pictures=[
                 exact(mean.round().astype(np.uint8), f"Mean image; mean colour R, G, B {colour}", ("mean image",)),
-                *(_axis_picture(stats, i) for i in range(3)),
+                _axes_picture(stats),
             ],
         ),
         Facts(rows=[("mean colour R, G, B", f"{colour} on 0..255"), ("computed from", f"{stats.num_pixels:,} pixels")]),
@@ -190,12 +194,15 @@ def _colours(split: _Split) -> list[Block]:
     return [*blocks, _axis_table(stats)]
 
 
-def _axis_picture(stats: layout.DatasetStats, i: int) -> Any:
-    steps = np.linspace(-SPREAD_SD, SPREAD_SD, 256)
-    spread = np.sqrt(max(stats.eigenvalues_255[i], 0.0))
-    colours = np.array(stats.mean_rgb_255) + spread * steps[:, None] * stats.eigenvectors_CC[:, i]
-    band = np.tile(colours.clip(0, 255).round().astype(np.uint8), (48, 1, 1))
-    return exact(band, f"Colours along axis {i + 1}", (f"axis {i + 1}: standard deviation {spread:.1f}",))
+def _axes_picture(stats: layout.DatasetStats) -> Picture:
+    """The three axes as bands, one below the other, as high together as the mean image usually is."""
+    spread, steps = np.sqrt(np.maximum(stats.eigenvalues_255, 0.0)), np.linspace(-SPREAD_SD, SPREAD_SD, 384)
+    along = steps[:, None, None] * (stats.eigenvectors_CC * spread) + np.array(stats.mean_rgb_255)[:, None]
+    colours = along.transpose(2, 0, 1).clip(0, 255).round().astype(np.uint8)  # axis, step, channel
+    bands = np.full((256, len(steps), 3), 255, np.uint8)
+    for i, colour in enumerate(colours):
+        bands[88 * i : 88 * i + 80] = colour
+    return exact(bands, "Colours along the three axes, the first at the top", ("axes 1, 2 and 3",))
 
 
 def _axis_table(stats: layout.DatasetStats) -> Table:

@@ -133,7 +133,7 @@ def _mistaken(one: Mistake, val: Lookup, names: Sequence[str]) -> Picture:
 
 
 def _probability(p: float) -> str:
-    return "below 0.01 %" if p < 1e-4 else per_cent(p, 2 if p < 0.01 else 1)
+    return f"below {per_cent(1e-4, 2)}" if p < 1e-4 else per_cent(p, 2 if p < 0.01 else 1)
 
 
 def _near(found: Sequence[Found]) -> list[Block]:

@@ -27,6 +27,7 @@ from sharding.sources.reading import Reader
 MOST = 60  # rows
 MOST_BYTES = 32 << 20
 SIDE_PX = 72
+GONE = "the file is not there"
 
 
 def refused_table(rows: Sequence[Mapping[str, Any]], roots: Mapping[str, Sequence[Path]]) -> list[Block]:
@@ -41,9 +42,9 @@ def refused_table(rows: Sequence[Mapping[str, Any]], roots: Mapping[str, Sequenc
         words=frozenset({1, 2, 3}),
         folded="Which files",
     )
-    seen = any(isinstance(cell, Picture) for row in shown for cell in row)
-    unseen = "The source was not found beside the data set, so nothing of these files is shown; --src says where it is."
-    return [table] if seen else [table, Note(text=unseen)]
+    if any(row[-1] != GONE for row in shown):
+        return [table]
+    return [table, Note(text="The source is not beside the data set, so these files are not shown; --src names it.")]
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -55,7 +56,7 @@ def _look(row: Mapping[str, Any], roots: Mapping[str, Sequence[Path]]) -> list[s
         content = _content(root, str(row["path"]))
         if content is not None:
             return [_thumbnail(content) or f"nothing that can be drawn ({len(content):,} bytes)"]
-    return ["the file is not there"]
+    return [GONE]
 
 
 def _content(root: Path, path: str) -> bytes | None:

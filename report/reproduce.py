@@ -32,7 +32,9 @@ def section(subject: Subject) -> Section:
         manifests = [load_manifest(folder) for folder in subject.splits]
         parts.append(Part(title="The data set", blocks=_data(subject.splits, manifests)))
     machine = Machine.here()
-    rows = [("made with", machine.line()), ("command", shlex.join(["cli.py", "report", str(subject.request.folder)]))]
+    asked = subject.request
+    words = ["cli.py", "report", str(asked.folder), *(["--data", str(asked.data)] if asked.data else [])]
+    rows = [("made with", machine.line()), ("command", shlex.join(words))]
     parts.append(Part(title="This report", blocks=[Facts(rows=rows)]))
     return Section(
         name="again",

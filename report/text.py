@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def plain(text: str) -> str:
     r"""``text`` with all that is not printable as escapes: ``\n``, ``\x1b``, ``\u202e``, ``\udcff``.
 
-    Line ends, control characters, marks that turn the direction of writing, and bytes of file names that are no text.
+    Line ends, control characters, marks that turn the direction of writing, and bytes of file names that are no text;
+    spaces of any width are left.
     """
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return "".join(one if _is_shown(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def _is_shown(one: str) -> bool:
+    return one.isprintable() or unicodedata.category(one) == "Zs"
 
 
 def short(text: str, most: int) -> str:

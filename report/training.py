@@ -67,10 +67,11 @@ def section(run: Run, metrics: Metrics) -> Section:
         name="training",
         title="How it was trained",
         intro=f"{steps:,} steps in {duration(elapsed)}, validation not counted.{said}",
-        blocks=[Charts(charts=[*_curves(run, metrics), *_speed(run, metrics)])],
+        blocks=[Charts(charts=_curves(metrics))],
         parts=[
-            Part(title="Data or device?", blocks=[_verdict(metrics)]),
             Part(title="Validation by epoch", blocks=[_validations(metrics.validations)]),
+            Part(title="Learning rate", blocks=[Charts(charts=[_rate(metrics)])]),
+            Part(title="Data or device?", blocks=[_verdict(metrics), Charts(charts=_speed(run, metrics))]),
         ],
     )
 
@@ -83,7 +84,7 @@ def _said(last: Validation) -> str:
     )
 
 
-def _curves(run: Run, metrics: Metrics) -> list[Chart]:
+def _curves(metrics: Metrics) -> list[Chart]:
     groups, at = Groups.of(metrics), np.array([one.step for one in metrics.validations], float)
     scores = [one.score for one in metrics.validations]
     low, high = groups.band("loss")
@@ -103,12 +104,16 @@ def _curves(run: Run, metrics: Metrics) -> list[Chart]:
         _dotted("validation top-1", at, [100 * (1 - one.top1) for one in scores], ORANGE, "--"),
         _dotted("validation top-5", at, [100 * (1 - one.top5) for one in scores], GREEN, ":"),
     ]
-    rate = [Line(name="learning rate", x_N=groups.step_G, y_N=groups.mean("learning_rate"))]
     return [
         _chart("loss", "Loss", "nats", loss, ".3f"),
         _chart("error", "Error", "per cent of images", errors, ".1f"),
-        _chart("rate", "Learning rate", "rate (logarithmic)", rate, "g", log=True),
     ]
+
+
+def _rate(metrics: Metrics) -> Chart:
+    groups = Groups.of(metrics)
+    rate = Line(name="learning rate", x_N=groups.step_G, y_N=metrics.steps["learning_rate"][groups.bounds[1:] - 1])
+    return _chart("rate", "Learning rate by step", "rate (logarithmic)", [rate], "g", log=True)
 
 
 def _speed(run: Run, metrics: Metrics) -> list[Chart]:

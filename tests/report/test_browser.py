@@ -123,4 +123,3 @@ def test_a_name_that_wants_to_run_does_not(browser, page, tmp_path):
     browser.get((tmp_path / "hostile.html").as_uri())
     assert browser.title != "ran"  # the policy of the page would stop even what was not escaped
     browser.get_log("browser")
-
