@@ -74,7 +74,7 @@ def lines(
                 axes.fill_between(one.x_N, one.low_N, one.high_N, color=one.colour, alpha=0.16, linewidth=0)
             dots: dict[str, Any] = {"marker": "o", "markersize": 4.5} if one.dots else {}
             axes.plot(one.x_N, one.y_N, one.dashes, color=one.colour, label=one.name, **dots)
-        if log:
+        if log and any((one.y_N > 0).any() for one in drawn):
             _logarithmic(axes.yaxis, axes.set_yscale)
         elif bottom is not None:
             axes.set_ylim(bottom=bottom)

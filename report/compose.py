@@ -21,9 +21,8 @@ def write(request: Request, out: Path | None) -> tuple[Path, int]:
 
     Raises OutputError if it cannot be written, and as ``subject.opened`` and the sections do.
     """
-    path = out or default_place(request.folder)
+    subject, path = opened(request), out or default_place(request.folder)
     check_place(path)
-    subject = opened(request)
     content = render(subject.title, sections(subject)).encode()
     publish(path, content)
     return path, len(content)

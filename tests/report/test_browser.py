@@ -99,7 +99,10 @@ def test_tab_reaches_the_skip_link_first_and_every_fold(opened):
     reached = []
     for _ in range(opened.execute_script("return document.querySelectorAll('a, summary, [tabindex]').length")):
         ActionChains(opened).send_keys(Keys.TAB).perform()
-        reached.append(opened.execute_script(where))
+        found = opened.execute_script(where)
+        if found in reached[:1]:
+            break  # once around
+        reached.append(found)
     assert reached[0][0] == "skip"
     folds = [place for _, tag, place in reached if tag == "SUMMARY"]
     assert folds == list(range(opened.execute_script("return document.querySelectorAll('summary').length")))

@@ -73,7 +73,7 @@ def test_a_run_is_told_with_curves_and_all_that_came_of_it(of_run, trained_run):
     for words in (facts["data"]["train_digest"], "batch-size = 32", "column 1: black", "z = −2", "torch 2."):
         assert words in of_run.text, words
     charts = {figure["aria-label"].partition(".")[0] for figure in of_run.figures if "aria-label" in figure}
-    assert {"Loss", "Error", "Learning rate", "Throughput", "Images by class"} <= charts
+    assert {"Loss", "Error", "Learning rate by step", "Throughput", "Images by class"} <= charts
 
 
 def test_the_worst_mistakes_are_those_of_numpy(of_run, trained_run, sample_shards):
