@@ -32,11 +32,10 @@ class _Split:
     manifest: layout.Manifest
     facts: dict[str, Any]
 
-    @property
-    def written_K(self) -> NDArray[np.int64]:
-        """Samples of each class, by label."""
+    def written(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """Samples of each of these classes, int64 (K,); 0 of one that is not in this split."""
         counts = self.manifest.counts_by_class
-        return np.array([counts[wnid].written for wnid in self.manifest.classes])
+        return np.array([counts[wnid].written if wnid in counts else 0 for wnid in classes])
 
 
 def section(folders: Sequence[Path], source: Path | None) -> Section:
@@ -93,7 +92,8 @@ def _range(low: float, high: float) -> str:
 
 
 def _classes(splits: Sequence[_Split]) -> list[Block]:
-    names, counts = class_names(splits[0].manifest), [split.written_K for split in splits]
+    names, classes = class_names(splits[0].manifest), splits[0].manifest.classes
+    counts = [split.written(classes) for split in splits]
     order = np.argsort(-counts[0], kind="stable")
     series = [(split.manifest.split, of_it[order].astype(float)) for split, of_it in zip(splits, counts, strict=True)]
     if len(names) > MANY:
