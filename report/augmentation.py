@@ -68,7 +68,7 @@ def _lighting(stream: ShardedData, lookup: Lookup, sample: int, stats: layout.Da
     centre = view[corner : corner + CROP_PX, corner : corner + CROP_PX]
     note = (
         f"To every pixel of an image the same R, G, B is added: z₁, z₂ and z₃ times the axes, scaled as the {lighting} "
-        "formula says, z drawn anew for each image and epoch. Here one z at a time, from −2 to +2."
+        "formula says, z drawn anew for each image and epoch. Here one z at a time, from −2 to +2, with what is added."
     )
     return [Note(text=note), *(_axis(centre, matrix_CC, i) for i in range(3))]
 

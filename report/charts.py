@@ -75,7 +75,7 @@ def lines(
             dots: dict[str, Any] = {"marker": "o", "markersize": 4.5} if one.dots else {}
             axes.plot(one.x_N, one.y_N, one.dashes, color=one.colour, label=one.name, **dots)
         if log and any((one.y_N > 0).any() for one in drawn):
-            _logarithmic(axes.yaxis, axes.set_yscale)
+            _logarithmic(axes, "y")
         elif bottom is not None:
             axes.set_ylim(bottom=bottom)
         axes.set(xlabel=x_label, ylabel=y_label)
@@ -86,7 +86,7 @@ def lines(
 def bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequence[float]]], x_label: str) -> Markup:
     """Horizontal bars, a group a label, the first label at the top; ``values``: name and lengths of each series."""
     thick, places = 0.8 / len(values), np.arange(len(labels))
-    with _figure(name, height_in=1.1 + 0.3 * len(labels) * (1 + 0.35 * (len(values) - 1))) as (figure, svg):
+    with _figure(name, height_in=1.0 + 0.26 * len(labels) * (1 + 0.35 * (len(values) - 1))) as (figure, svg):
         axes = figure.add_subplot()
         for number, (series, lengths) in enumerate(values):
             at = places + thick * (number - (len(values) - 1) / 2)
@@ -130,19 +130,21 @@ def histogram(
             axes.stairs(counts, edges, color=colour, label=label, linestyle=dashes, linewidth=1.8)
         if mark is not None:
             axes.axvline(mark[0], color=INK, linewidth=1, linestyle=":", label=mark[1])
-        _logarithmic(axes.xaxis, axes.set_xscale)
+        _logarithmic(axes, "x")
         axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
         _finish(figure, axes, len(series) + 1)
     return svg[0]
 
 
-def _logarithmic(axis: Any, set_scale: Any) -> None:
-    """A logarithmic axis with a few round numbers."""
+def _logarithmic(axes: Any, name: str) -> None:
+    """Make one of two axes, "x" or "y", logarithmic, with as many round numbers as have room."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    set_scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    axis = getattr(axes, f"{name}axis")
+    axes.set(**{f"{name}scale": "log"})
+    low, high = getattr(axes, f"get_{name}lim")()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
 
 

@@ -19,7 +19,7 @@ from sharding import layout
 from sharding.describe import facts, quarantine
 from sharding.lookup import class_names
 
-MANY = 40  # classes, from which on they are a shape and not bars
+MANY = 25  # classes, from which on they are a shape and not bars
 MOST_ROWS = 1000  # classes in the table
 SIZES = ("source_width", "source_height")
 PERCENTILES = (0, 5, 50, 95, 100)

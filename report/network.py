@@ -27,7 +27,7 @@ from trainer.pictures import kernel_sheets
 
 WORST = 24
 NEAREST = 6
-MANY = 40  # classes, from which on they are a shape and not bars
+MANY = 25  # classes, from which on they are a shape and not bars
 MOST_ROWS = 1000  # classes in the table
 
 

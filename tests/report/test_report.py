@@ -181,6 +181,12 @@ def test_verify_still_finds_nothing_after_a_report(sample_shards, tmp_path):
     assert call("verify", tmp_path / "set", "--fast", "--quiet").exit_code == 0
 
 
+def test_a_data_set_in_a_bucket_is_told(sample_images, s3_folder, tmp_path):
+    assert call("shard", "--src", sample_images, "--out", s3_folder, "--quiet").exit_code == 0
+    page = made(s3_folder, tmp_path / "r.html", "--cache", tmp_path / "cache")
+    assert page.titles(2) == ["The data set", "What augmentation does", "How to do it again"]
+
+
 def test_what_cannot_be_reported_is_one_line(sample_shards, tmp_path):
     assert "neither a data set nor a run" in error_of("report", tmp_path)
     assert "neither a data set nor a run" in error_of("report", tmp_path / "nowhere")
