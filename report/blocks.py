@@ -52,6 +52,7 @@ class Gallery:
 
 
 Cell = str | Picture
+MOST_ROWS = 1000  # of a table with a row a class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

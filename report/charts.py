@@ -22,6 +22,7 @@ from report.text import short
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, FAINT = "#2b3440", "#d9dee4"
 WIDTH_IN, HEIGHT_IN = 4.9, 2.85
+MANY = 25  # classes, from which on they are a shape and not bars
 LABEL = 26  # characters of a class's name
 STYLE = {
     "svg.fonttype": "none",
@@ -81,6 +82,13 @@ def lines(
         axes.set(xlabel=x_label, ylabel=y_label)
         _finish(figure, axes, len(drawn))
     return svg[0]
+
+
+def by_class(name: str, labels: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]], unit: str) -> Markup:
+    """Values of classes, which are given with the largest first: a bar each or, of many, the shape of all."""
+    if len(labels) > MANY:
+        return ranks(name, series, "classes, the largest value first", unit)
+    return bars(name, labels, [(label, values.tolist()) for label, values in series], unit)
 
 
 def bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequence[float]]], x_label: str) -> Markup:

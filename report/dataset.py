@@ -12,15 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from report import charts
-from report.blocks import Block, Chart, Charts, Facts, Gallery, Note, Part, Picture, Section, Table, count_of, per_cent
+from report.blocks import (
+    MOST_ROWS,
+    Block,
+    Chart,
+    Charts,
+    Facts,
+    Gallery,
+    Note,
+    Part,
+    Picture,
+    Section,
+    Table,
+    count_of,
+    per_cent,
+)
 from report.pictures import exact
 from report.refused import refused_table
 from sharding import layout
 from sharding.describe import facts, quarantine
 from sharding.lookup import class_names
 
-MANY = 25  # classes, from which on they are a shape and not bars
-MOST_ROWS = 1000  # classes in the table
 SIZES = ("source_width", "source_height")
 PERCENTILES = (0, 5, 50, 95, 100)
 SPREAD_SD = 3.0  # of the colour axes' pictures, to both sides
@@ -96,10 +108,7 @@ def _classes(splits: Sequence[_Split]) -> list[Block]:
     counts = [split.written(classes) for split in splits]
     order = np.argsort(-counts[0], kind="stable")
     series = [(split.manifest.split, of_it[order].astype(float)) for split, of_it in zip(splits, counts, strict=True)]
-    if len(names) > MANY:
-        svg = charts.ranks("classes", series, "class, the largest first", "images")
-    else:
-        svg = charts.bars("classes", [names[i] for i in order], [(n, v.tolist()) for n, v in series], "images")
+    svg = charts.by_class("classes", [names[i] for i in order], series, "images")
     table = _class_table(splits, names, counts, order)
     return [Charts(charts=[Chart(svg=svg, title="Images by class", summary=_class_summary(series), table=table)])]
 
@@ -149,7 +158,7 @@ def _sizes(splits: Sequence[_Split]) -> list[Block]:
 def _size_chart(svg: Any, summary: str, values: dict[str, NDArray[np.int64]]) -> Chart:
     head = ["pixels", "smallest", "5 %", "median", "95 %", "largest"]
     rows = [[name, *(f"{v:,.0f}" for v in np.percentile(of_it, PERCENTILES))] for name, of_it in values.items()]
-    table = Table(caption="Percentiles of source sizes", head=head, rows=rows, folded="These numbers")
+    table = Table(caption="Percentiles of source sizes", head=head, rows=rows, folded="Sizes in numbers")
     return Chart(svg=svg, title="Widths and heights before scaling", summary=summary, table=table)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.loader import ShardedData
 from report import charts
-from report.blocks import Block, Chart, Charts, Facts, Gallery, Note, Part, Picture, Section, Table, per_cent
+from report.blocks import MOST_ROWS, Block, Chart, Charts, Facts, Gallery, Note, Part, Picture, Section, Table, per_cent
 from report.pictures import exact, photograph
 from report.subject import Request
 from report.text import short
@@ -27,8 +27,6 @@ from trainer.pictures import kernel_sheets
 
 WORST = 24
 NEAREST = 6
-MANY = 25  # classes, from which on they are a shape and not bars
-MOST_ROWS = 1000  # classes in the table
 
 
 def section(network: Ensemble, stream: ShardedData | None, missing: str, request: Request) -> Section:
@@ -92,11 +90,7 @@ def _by_class(found: Assessment, names: Sequence[str], ids: Sequence[str]) -> li
     scored = [(i, score) for i, score in enumerate(found.by_class) if score is not None]
     scored.sort(key=lambda one: (-one[1].top1, one[0]))
     top1 = np.array([score.top1 for _, score in scored])
-    if len(scored) > MANY:
-        svg = charts.ranks("accuracy", [("top-1", 100 * top1)], "class, the best first", "per cent right")
-    else:
-        labels = [names[i] for i, _ in scored]
-        svg = charts.bars("accuracy", labels, [("top-1", (100 * top1).tolist())], "per cent right")
+    svg = charts.by_class("accuracy", [names[i] for i, _ in scored], [("top-1", 100 * top1)], "per cent right")
     best, worst = scored[0], scored[-1]
     summary = (
         f"From {per_cent(best[1].top1)} ({short(names[best[0]], 60)}) down to {per_cent(worst[1].top1)} "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -155,20 +154,20 @@ def _numbers(title: str, drawn: Sequence[Line], spec: str) -> Table:
     for line in drawn:
         picked = np.unique(np.linspace(0, len(line.x_N) - 1, min(ROWS, len(line.x_N))).astype(int))
         rows += [[line.name, f"{line.x_N[i]:,.0f}", format(line.y_N[i], spec)] for i in picked]
-    return Table(caption=title, head=["line", "step", "value"], rows=rows, folded="These numbers")
+    return Table(caption=title, head=["line", "step", "value"], rows=rows, folded=f"{title} in numbers")
 
 
 def _verdict(metrics: Metrics) -> Block:
     verdict = metrics.balance.verdict()
     if verdict is None:
         return Note(text="Too few steps with measured stages for a verdict.")
-    total = max(metrics.balance.elapsed_s, 1e-9)
-    seconds: dict[str, Any] = {
-        name: getattr(metrics.balance.stages, f"{name}_s")
-        for name in ("read", "decode", "augment", "exchange", "finish")
-    }
-    rows = [("verdict", verdict.line()), ("waited for data", per_cent(metrics.balance.wait_s / total, 2))]
-    rows += [(f"the stream's {name}, beside the steps", f"{s:,.1f} s") for name, s in seconds.items() if s]
+    balance = metrics.balance
+    stages = (f"{name.removesuffix('_s')} {seconds:,.1f} s" for name, seconds in asdict(balance.stages).items())
+    rows = [
+        ("verdict", verdict.line()),
+        ("waited for data", per_cent(balance.wait_s / max(balance.elapsed_s, 1e-9), 2)),
+        ("the stream took, mostly meanwhile", ", ".join(stages)),
+    ]
     return Facts(rows=rows)
 
 
