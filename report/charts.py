@@ -160,6 +160,8 @@ def _finish(figure: Any, axes: Any, entries: int, axis_names: str = "xy") -> Non
     """Plain numbers on these axes; a legend above the drawing, where it hides nothing, if there is more than one."""
     for name in axis_names:
         getattr(axes, f"{name}axis").set_major_formatter("{x:,.10g}")
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=6)
     if entries > 1:
         found = axes.get_legend_handles_labels()
         figure.legend(*found, loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.6)
