@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from commands import bench, completion, datasets, doctor, looking, training
+from commands import bench, completion, datasets, doctor, looking, reporting, training
 from commands.group import Group
 from commands.options import FOLDER
 from commands.streams import stream_of
@@ -27,9 +27,9 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(datasets.shard, datasets.verify, datasets.info, datasets.stats, datasets.sample),
+    *(datasets.shard, datasets.verify, datasets.info, datasets.stats, datasets.sample, reporting.preview),
     *(training.train, looking.evaluate, looking.predict, looking.kernels, looking.neighbours),
-    *(bench.bench, doctor.doctor, completion.completion),
+    *(reporting.report, bench.bench, doctor.doctor, completion.completion),
 )
 for _command in COMMANDS:
     main.add_command(_command)

@@ -18,7 +18,7 @@ def facts(folder: Path) -> dict[str, Any]:
     written = [c.written for c in manifest.counts_by_class.values()]
     columns = layout.load_catalog(folder, manifest, ("notes", "source_width", "source_height"))
     notes = Counter(note for text in columns["notes"] for note in text.split("; ") if note)
-    rows = _quarantine(folder / layout.QUARANTINE)
+    rows = quarantine(folder)
     return {
         "folder": str(folder),
         "split": manifest.split,
@@ -44,7 +44,9 @@ def facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _quarantine(path: Path) -> list[dict[str, Any]]:
+def quarantine(folder: Path) -> list[dict[str, Any]]:
+    """The refused and excluded files, with ``outcome``, ``path`` and ``reason``. Raises DatasetError if unreadable."""
+    path = folder / layout.QUARANTINE
     try:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from cli import main
@@ -46,6 +47,16 @@ def sample_shards(sample_images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     for split in ("train", "val"):
         list(shard_all(ShardRequest(source=sample_images / split, folder=folder / split), quiet=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(sample_shards, tmp_path_factory):
+    """A run folder: one epoch on ``sample_shards``, in this process."""
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    words = ["--data", sample_shards, "--run", folder, "--devices", 1, "--device", "cpu", "--epochs", 1]
+    result = CliRunner().invoke(main, [str(word) for word in ("train", *words, "--batch-size", 32, "--quiet")])
+    assert result.exit_code == 0, result.output
     return folder
 
 

@@ -29,21 +29,21 @@ def test_trainer_does_not_load_dali_or_the_loader():
 
 
 def test_only_the_graph_loads_dali():
-    others = [m for m in modules("pipeline") if m not in ("pipeline.graph", "pipeline.loader")]
+    others = [m for m in modules("pipeline") if m not in ("pipeline.graph", "pipeline.loader", "pipeline.preview")]
     assert "nvidia.dali" not in loaded_by(others)
 
 
 def test_the_command_line_starts_without_torch_or_dali():
-    assert not loaded_by(["cli"]) & {"torch", "nvidia.dali", "pyarrow", "matplotlib"}
+    assert not loaded_by(["cli"]) & {"torch", "nvidia.dali", "pyarrow", "matplotlib", "jinja2"}
 
 
-@pytest.mark.parametrize("package", ["sharding", "pipeline", "trainer"])
+@pytest.mark.parametrize("package", ["sharding", "pipeline", "trainer", "report"])
 def test_packages_are_those_of_this_project(package):
     module = __import__(package)
     assert (ROOT / package / "__init__.py").samefile(module.__file__)
 
 
-@pytest.mark.parametrize("package", ["sharding", "pipeline", "trainer"])
+@pytest.mark.parametrize("package", ["sharding", "pipeline", "trainer", "report"])
 def test_no_function_outgrows_a_screen(package):
     import ast
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from pipeline.batch import Batch, DataFacts, Part, TrainingData, no_exchange
 from trainer.choice import chosen
 from trainer.ensemble import Ensemble, fit_weights
 from trainer.errors import TrainError
-from trainer.predictions import Predictions
 from trainer.probabilities import Model, credit, log_probabilities, mixed
 from trainer.progress import shown
 
@@ -169,6 +168,14 @@ class FitOn:
     data: TrainingData | None = None
 
 
+class Listener(Protocol):
+    """Who wants to know what is said of each image: ``predictions.Predictions``, ``mistakes.Mistakes``."""
+
+    def add(self, batch: Batch, log_probabilities_NK: torch.Tensor) -> None:
+        """Hear what is said of a batch without padding."""
+        ...
+
+
 def assess(
     data: TrainingData,
     ensemble: Ensemble,
@@ -176,12 +183,12 @@ def assess(
     *,
     views: int = 1,
     fit_on: FitOn | None = None,
-    predictions: Predictions | None = None,
+    predictions: Listener | None = None,
     quiet: bool = False,
 ) -> Assessment:
     """Score the mean of the checkpoints' probabilities over ``views`` of each image of the validation split.
 
-    ``predictions`` collects what is said of each image. Raises CheckpointError if the checkpoints do not fit the data,
+    ``predictions`` hears what is said of each image. Raises CheckpointError if the checkpoints do not fit the data,
     TrainError if there is no validation split, or if there is nothing to fit weights of or on.
     """
     facts = data.facts()

@@ -23,8 +23,8 @@ from trainer.evaluate import Score, evaluate
 from trainer.geometry import initial_parameters, num_parameters, parameter_shapes
 from trainer.launch import Rank
 from trainer.learner import Learner, Precision
+from trainer.metrics import CONFIG, Meter, Report, StepResult
 from trainer.recipe import Phase, Recipe
-from trainer.report import CONFIG, Meter, Report, StepResult
 from trainer.schedule import phase_after
 from trainer.verdict import Balance
 

@@ -1,4 +1,4 @@
-"""Pictures for people: first-layer kernels (figure 3 of the paper) and nearest images (figure 4, right).
+"""Pictures for people: first-layer kernels (figure 3 of the paper), nearest images (figure 4, right), contact sheets.
 
 ``kernel_sheets`` and ``thumbnail`` are pure; ``save_…`` draw. Pictures are placed pixel by pixel, never resampled by
 the plot, so that what is seen is what is there.
@@ -118,6 +118,22 @@ def save_neighbours(rows: Sequence[tuple[Captioned, Sequence[Captioned]]], what:
     canvas.save(path)
 
 
+def save_sheet(rows: Sequence[Sequence[Captioned]], heading: str, what: str, path: Path) -> None:
+    """Draw pictures of one size in rows, each pixel as it is; ``what`` says where they come from.
+
+    Raises TrainError if ``path`` cannot be written or names no picture format.
+    """
+    side, top = rows[0][0].pixels_SSC.shape[0], 52
+    step, tall = side + 10, side + 46
+    canvas = _Canvas(max(map(len, rows)) * step - 10, top + len(rows) * tall)
+    canvas.text(0, 0, heading, size=13)
+    canvas.text(0, 24, _short(what, 110), size=9)
+    for number, row in enumerate(rows):
+        for place, one in enumerate(row):
+            canvas.captioned(place * step, top + number * tall, one, side)
+    canvas.save(path)
+
+
 class _Canvas:
     """A white page measured in pixels from its top left corner, with a margin around it."""
 
@@ -141,12 +157,12 @@ class _Canvas:
         place = ((self.MARGIN + x) / self._width, 1 - baseline / self._height)
         self._figure.text(*place, text, fontsize=size, va="baseline", ha="left", parse_math=False)
 
-    def captioned(self, x: int, y: int, one: Captioned) -> None:
-        side = THUMBNAIL_PX + 2
-        self.picture(x - 1, y - 1, np.full((side, side, 3), FRAME, np.uint8))  # white photographs have an edge too
-        self.picture(x, y, thumbnail(one.pixels_SSC))
+    def captioned(self, x: int, y: int, one: Captioned, side: int = THUMBNAIL_PX) -> None:
+        frame = np.full((side + 2, side + 2, 3), FRAME, np.uint8)  # white photographs have an edge too
+        self.picture(x - 1, y - 1, frame)
+        self.picture(x, y, thumbnail(one.pixels_SSC) if side == THUMBNAIL_PX else one.pixels_SSC)
         for number, line in enumerate(one.lines):
-            self.text(x, y + THUMBNAIL_PX + 3 + 15 * number, _short(line), size=8)
+            self.text(x, y + side + 3 + 15 * number, _short(line, round(0.16 * side)), size=8)
 
     def save(self, path: Path) -> None:
         try:

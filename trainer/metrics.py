@@ -1,22 +1,31 @@
-"""What a run says and writes: ``metrics.jsonl``, one line per step and per epoch, and lines for a person."""
+"""What a run says and writes: ``metrics.jsonl``, one line per step and per epoch, and lines for a person.
+
+``Metrics`` is what was written, read again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.batch import Stages
 from trainer.errors import TrainError
 from trainer.evaluate import Score
 from trainer.recipe import Phase
+from trainer.verdict import Balance
 
-METRICS, CONFIG = "metrics.jsonl", "run.json"
+METRICS, CONFIG, OPTIONS = "metrics.jsonl", "run.json", "config.toml"
+COLUMNS = ("step", "epoch", "loss", "accuracy", "learning_rate", "elapsed_s", "wait_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +158,58 @@ class Report:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a validation said, after ``step`` steps and ``epoch`` epochs."""
+
+    step: int
+    epoch: int
+    score: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """``metrics.jsonl``, read: ``steps`` by the names of ``COLUMNS``, float64 with an entry a step; the validations.
+
+    ``balance``: where the time went, of the steps whose stages were measured.
+    """
+
+    steps: dict[str, NDArray[np.float64]]
+    validations: tuple[Validation, ...]
+    balance: Balance
+
+    @classmethod
+    def read(cls, folder: Path) -> Metrics:
+        """Of a run folder; a line that a kill cut short is left out. Raises TrainError if there is no such file."""
+        path = folder / METRICS
+        if not path.is_file():
+            raise TrainError(f"{folder} has no {METRICS}; train a run with: cli.py train --run {folder}")
+        values, validations, balance = array("d"), [], Balance()
+        with path.open() as file:
+            for row in _rows(file):
+                if "validation" in row:
+                    validations.append(
+                        Validation(step=row["step"], epoch=row["epoch"], score=Score(**row["validation"]))
+                    )
+                    continue
+                values.extend(row[name] for name in COLUMNS)
+                if "stages" in row:
+                    balance.add(elapsed_s=row["elapsed_s"], wait_s=row["wait_s"], stages=Stages(**row["stages"]))
+        steps = np.array(values).reshape(-1, len(COLUMNS)).T
+        return cls(steps=dict(zip(COLUMNS, steps, strict=True)), validations=tuple(validations), balance=balance)
+
+
+def _rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Lines as JSON, without those that are cut short."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and ("validation" in row or all(name in row for name in COLUMNS)):
+            yield row
 
 
 def _board(folder: Path, start_step: int) -> Any:

@@ -1,0 +1,195 @@
+"""Numbers → charts as SVG within the page: text stays text, the drawing takes the width there is.
+
+Colours are those of Okabe and Ito, which people who see few colours tell apart too; lines differ in their dashes as
+well. What a chart shows is said beside it, in words and as a table, so the drawing itself is hidden from readers aloud.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from report.text import short
+
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+INK, FAINT = "#2b3440", "#d9dee4"
+WIDTH_IN, HEIGHT_IN = 4.9, 2.85
+MANY = 25  # classes, from which on they are a shape and not bars
+LABEL = 26  # characters of a class's name
+STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a94a0",
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of a chart: float64 (n,) each; ``low_N`` and ``high_N``, if there are, bound a band around it.
+
+    ``dots``: its points are marked. Points that are no number are gaps.
+    """
+
+    name: str
+    x_N: NDArray[np.float64]
+    y_N: NDArray[np.float64]
+    colour: str = BLUE
+    dashes: str = "-"
+    dots: bool = False
+    low_N: NDArray[np.float64] | None = None
+    high_N: NDArray[np.float64] | None = None
+
+
+def lines(
+    name: str, drawn: Sequence[Line], x_label: str, y_label: str, *, log: bool = False, bottom: float | None = 0.0
+) -> Markup:
+    """Lines over a common axis; ``bottom``: where the y axis begins, None for where the lines do."""
+    with _figure(name) as (figure, svg):
+        axes = figure.add_subplot()
+        for one in drawn:
+            if one.low_N is not None and one.high_N is not None:
+                axes.fill_between(one.x_N, one.low_N, one.high_N, color=one.colour, alpha=0.16, linewidth=0)
+            dots: dict[str, Any] = {"marker": "o", "markersize": 4.5} if one.dots else {}
+            axes.plot(one.x_N, one.y_N, one.dashes, color=one.colour, label=one.name, **dots)
+        if log and any((one.y_N > 0).any() for one in drawn):
+            _logarithmic(axes, "y")
+        elif bottom is not None:
+            axes.set_ylim(bottom=bottom)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        _finish(figure, axes, len(drawn))
+    return svg[0]
+
+
+def by_class(name: str, labels: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]], unit: str) -> Markup:
+    """Values of classes, which are given with the largest first: a bar each or, of many, the shape of all."""
+    if len(labels) > MANY:
+        return ranks(name, series, "classes, the largest value first", unit)
+    return bars(name, labels, [(label, values.tolist()) for label, values in series], unit)
+
+
+def bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequence[float]]], x_label: str) -> Markup:
+    """Horizontal bars, a group a label, the first label at the top; ``values``: name and lengths of each series."""
+    thick, places = 0.8 / len(values), np.arange(len(labels))
+    with _figure(name, height_in=1.0 + 0.26 * len(labels) * (1 + 0.35 * (len(values) - 1))) as (figure, svg):
+        axes = figure.add_subplot()
+        for number, (series, lengths) in enumerate(values):
+            at = places + thick * (number - (len(values) - 1) / 2)
+            axes.barh(at, lengths, thick * 0.92, color=(BLUE, ORANGE, GREEN)[number % 3], label=series)
+        axes.set_yticks(places, [short(label, LABEL) for label in labels])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel=x_label)
+        _finish(figure, axes, len(values), "x")
+    return svg[0]
+
+
+def ranks(name: str, series: Sequence[tuple[str, NDArray[np.float64]]], x_label: str, y_label: str) -> Markup:
+    """Values of many things, the largest first, as a line with the area below it: a thousand are one shape."""
+    with _figure(name) as (figure, svg):
+        axes = figure.add_subplot()
+        for (label, values), colour in zip(series, (BLUE, ORANGE, GREEN), strict=False):
+            ordered = np.sort(values)[::-1]
+            at = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), 400)).astype(int))
+            axes.fill_between(at + 1, ordered[at], color=colour, alpha=0.16, linewidth=0)
+            axes.plot(at + 1, ordered[at], color=colour, label=label)
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        _finish(figure, axes, len(series))
+    return svg[0]
+
+
+def histogram(
+    name: str,
+    series: Sequence[tuple[str, NDArray[np.float64]]],
+    edges: NDArray[np.float64],
+    x_label: str,
+    y_label: str,
+    mark: tuple[float, str] | None = None,
+) -> Markup:
+    """Counts between ``edges`` as outlines, on a logarithmic axis; ``mark``: a place on it, and its name."""
+    with _figure(name) as (figure, svg):
+        axes = figure.add_subplot()
+        for (label, counts), colour, dashes in zip(series, (BLUE, ORANGE), ("-", "--"), strict=False):
+            axes.stairs(counts, edges, color=colour, label=label, linestyle=dashes, linewidth=1.8)
+        if mark is not None:
+            axes.axvline(mark[0], color=INK, linewidth=1, linestyle=":", label=mark[1])
+        _logarithmic(axes, "x")
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        _finish(figure, axes, len(series) + 1)
+    return svg[0]
+
+
+def _logarithmic(axes: Any, name: str) -> None:
+    """Make one of two axes, "x" or "y", logarithmic, with as many round numbers as have room."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis = getattr(axes, f"{name}axis")
+    axes.set(**{f"{name}scale": "log"})
+    low, high = getattr(axes, f"get_{name}lim")()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _finish(figure: Any, axes: Any, entries: int, axis_names: str = "xy") -> None:
+    """Plain numbers on these axes; a legend above the drawing, where it hides nothing, if there is more than one."""
+    for name in axis_names:
+        getattr(axes, f"{name}axis").set_major_formatter("{x:,.10g}")
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=6)
+    if entries > 1:
+        found = axes.get_legend_handles_labels()
+        figure.legend(*found, loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.6)
+
+
+@contextmanager
+def _figure(name: str, height_in: float = HEIGHT_IN) -> Iterator[tuple[Any, list[Markup]]]:
+    """A figure in our style, and a list that holds its SVG once the block has ended."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    svg: list[Markup] = []
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure, svg
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator"), None))
+    svg.append(inline(buffer.getvalue(), name))
+
+
+def inline(svg: str, name: str) -> Markup:
+    """A file's SVG as an element of a page that has others: no prolog, and ids that begin with ``name``."""
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag[0]), svg)
+    start, end = svg.index("<svg"), svg.index(">")
+    view = re.search(r'viewBox="[^"]+"', svg[start:end])
+    assert view is not None, svg[start:end]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view[0]}'
+    return Markup(f'{head} aria-hidden="true" focusable="false">{svg[end + 1 :].strip()}')
