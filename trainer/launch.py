@@ -27,8 +27,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from pipeline.errors import AlexstreamError
 from trainer.columns import Columns
 from trainer.errors import TrainError
-from trainer.memory import keep_freed_memory
 from trainer.geometry import NUM_COLUMNS
+from trainer.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

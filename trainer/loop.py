@@ -20,7 +20,7 @@ from trainer import checkpoint as checkpoints
 from trainer.checkpoint import Checkpoint, Tensors
 from trainer.errors import CheckpointError, TrainError
 from trainer.evaluate import Score, evaluate
-from trainer.geometry import initial_parameters, num_parameters, parameter_shapes
+from trainer.geometry import initial_parameters, num_parameters
 from trainer.launch import Rank
 from trainer.learner import Learner, Precision
 from trainer.metrics import CONFIG, Meter, Report, StepResult
@@ -93,8 +93,8 @@ def start_parameters(options: RunOptions, facts: DataFacts) -> Tensors:
     if options.init_from is None:
         return fresh
     taken = checkpoints.load(options.init_from).parameters
-    for name, shape in parameter_shapes(len(facts.classes), recipe=options.recipe).items():
-        have = tuple(taken[name].shape) if name in taken else None
+    for name in dict.fromkeys([*fresh, *taken]):
+        have, shape = (tuple(of[name].shape) if name in of else None for of in (taken, fresh))
         if have != shape and not name.startswith("fc8."):
             raise CheckpointError(
                 f"--init-from {options.init_from}: {name} is {have}, expected {shape}; give the options of its network"
@@ -229,10 +229,10 @@ class Trainer:
 
     def _take(self, result: StepResult, meter: Meter, until_s: float, until_cpu_s: float) -> None:
         loss, accuracy = result.measured.tolist()
-        elapsed, cpu = until_s - result.start_s, until_cpu_s - result.start_cpu_s
-        self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed)
+        elapsed, busy = until_s - result.start_s, (until_cpu_s - result.start_cpu_s) / torch.get_num_threads()
+        self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
-        self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, cpu_s=cpu, stages=result.stages)
+        self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, busy_s=busy, stages=result.stages)
         self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)
         if meter.is_due():
             total = last_step(self.options.epochs, self.facts)

@@ -125,10 +125,10 @@ class Report:
             if tensorboard:
                 self._board = _board(folder / "tensorboard", start_step)
 
-    def step(self, result: StepResult, *, loss: float, accuracy: float, elapsed_s: float) -> None:
-        """Record one step."""
+    def step(self, result: StepResult, *, loss: float, accuracy: float, elapsed_s: float, busy_s: float) -> None:
+        """Record one step, in which all cores of the process were busy for ``busy_s``, or some of them for longer."""
         row: dict[str, Any] = {"step": result.step, "epoch": result.epoch, "loss": loss, "accuracy": accuracy}
-        row |= {"learning_rate": result.phase.rate, "elapsed_s": elapsed_s, "wait_s": result.wait_s}
+        row |= {"learning_rate": result.phase.rate, "elapsed_s": elapsed_s, "wait_s": result.wait_s, "busy_s": busy_s}
         row["stages"] = asdict(result.stages)
         self._record(row)
         self._plot("train", result.step, {"loss": loss, "accuracy": accuracy, "learning_rate": result.phase.rate})
@@ -196,7 +196,12 @@ class Metrics:
                     continue
                 values.extend(row[name] for name in COLUMNS)
                 if "stages" in row:
-                    balance.add(elapsed_s=row["elapsed_s"], wait_s=row["wait_s"], stages=Stages(**row["stages"]))
+                    balance.add(
+                        elapsed_s=row["elapsed_s"],
+                        wait_s=row["wait_s"],
+                        busy_s=row.get("busy_s", 0.0),
+                        stages=Stages(**row["stages"]),
+                    )
         steps = np.array(values).reshape(-1, len(COLUMNS)).T
         return cls(steps=dict(zip(COLUMNS, steps, strict=True)), validations=tuple(validations), balance=balance)
 

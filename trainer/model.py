@@ -117,6 +117,7 @@ class AlexNet(nn.Module):
             return y
         return y * (1.0 - self.recipe.dropout if step is None else self._mask(name, y, step))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # it would try to trace the hash, and say so
     def _mask(self, name: str, y: torch.Tensor, step: int) -> torch.Tensor:
         """1 with probability 1 − dropout, else 0, unscaled; drawn for the whole batch and column by column."""
         size = len(y)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import torch
-
 from pipeline.batch import Stages
 
 DATA_BOUND = 1.05  # the time with the stream, in times of the time without, from which on the data is to blame
@@ -56,22 +54,17 @@ class Verdict:
         return f" (network and stream share cores that are {100 * self.busy:.0f} % busy: more of them)"
 
 
-def busy_share(cpu_s: float, elapsed_s: float) -> float:
-    """How much of the time of its cores, as many as torch's threads, a process used: 0..1."""
-    return min(1.0, cpu_s / (elapsed_s * torch.get_num_threads())) if elapsed_s > 0 else 0.0
-
-
 class Balance:
     """Where the time of a running training goes: seconds of all steps but the first few, of waiting, of the stages."""
 
     def __init__(self) -> None:
         """Nothing yet."""
         self._seen = 0
-        self.elapsed_s = self.wait_s = self.cpu_s = 0.0
+        self.elapsed_s = self.wait_s = self.busy_s = 0.0
         self.stages = Stages()
 
-    def add(self, *, elapsed_s: float, wait_s: float, cpu_s: float, stages: Stages) -> None:
-        """Count one step, in which the process used ``cpu_s`` of its cores.
+    def add(self, *, elapsed_s: float, wait_s: float, busy_s: float, stages: Stages) -> None:
+        """Count one step, in which the process used all its cores for ``busy_s``, or some of them for longer.
 
         The first ones wait for the stream to get ahead and are left out.
         """
@@ -79,7 +72,7 @@ class Balance:
         if self._seen > WARM_UP:
             self.elapsed_s += elapsed_s
             self.wait_s += wait_s
-            self.cpu_s += cpu_s
+            self.busy_s += busy_s
             self.stages += stages
 
     def verdict(self) -> Verdict | None:
@@ -90,4 +83,4 @@ class Balance:
         if self._seen < WARM_UP + ENOUGH:
             return None
         cost = self.elapsed_s / max(self.elapsed_s - self.wait_s, 1e-9)
-        return Verdict.of(cost, self.stages, busy=busy_share(self.cpu_s, self.elapsed_s))
+        return Verdict.of(cost, self.stages, busy=self.busy_s / max(self.elapsed_s, 1e-9))

@@ -137,6 +137,9 @@ def test_fine_tuning_takes_all_but_the_last_layer_where_classes_differ(undisturb
     with pytest.raises(CheckpointError, match=r"conv6.weight is None, expected \(256, 128, 3, 3\)"):
         options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=Recipe(sixth_conv=True))
         prepare(options, TwoColours().facts())
+    with pytest.raises(CheckpointError, match=r"conv4.weight is \(384, 192, 3, 3\), expected None"):
+        options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=Recipe(removed="conv4"))
+        prepare(options, TwoColours().facts())
 
 
 def test_a_resumed_run_must_have_its_recipe(undisturbed):

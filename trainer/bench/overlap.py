@@ -28,7 +28,7 @@ from trainer.launch import Rank
 from trainer.learner import Learner, Precision
 from trainer.recipe import Recipe
 from trainer.schedule import phase_after
-from trainer.verdict import WARM_UP, Verdict, busy_share
+from trainer.verdict import WARM_UP, Verdict
 
 Consumer = Callable[[Batch], object]
 KINDS = ("live", "cached", "plain")
@@ -54,13 +54,13 @@ class OverlapOptions:
 
 @dataclass(slots=True, kw_only=True)
 class Waits:
-    """Of counted steps: each wait for a batch, the time of all of them, on the clock and on this process's cores, and
-    what the stages of the stream took.
+    """Of counted steps: each wait for a batch, the time of all of them, how much of it all cores of the process were
+    busy, and what the stages of the stream took.
     """
 
     waits_s: list[float] = field(default_factory=list)
     elapsed_s: float = 0.0
-    cpu_s: float = 0.0
+    busy_s: float = 0.0
     stages: Stages = Stages()
 
     @property
@@ -103,7 +103,7 @@ class Overlap:
     def verdict(self) -> Verdict:
         """By what data costs, if that is more than noise."""
         cost = self.cost_of_data
-        busy = busy_share(self.live.cpu_s, self.live.elapsed_s)
+        busy = self.live.busy_s / self.live.elapsed_s
         return Verdict.of(cost.median, self.live.stages, surely=cost.low > 1.0, busy=busy)
 
     def as_json(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def overlap(
         if name == "live":
             waits.waits_s += taken.waits_s
             waits.elapsed_s += taken.elapsed_s
-            waits.cpu_s += taken.cpu_s
+            waits.busy_s += taken.busy_s
             waits.stages += taken.stages
         tick()
         return taken.elapsed_s / options.steps
@@ -228,7 +228,8 @@ def _steps(batches: Iterator[Batch], consume: Consumer, count: int, device: torc
         consume(batch)
         del batch  # its memory may be used again
     wait_for(device)
-    taken.elapsed_s, taken.cpu_s = time.perf_counter() - begin, time.process_time() - cpu_begin
+    taken.elapsed_s = time.perf_counter() - begin
+    taken.busy_s = (time.process_time() - cpu_begin) / torch.get_num_threads()
     return taken
 
 

@@ -116,23 +116,23 @@ def test_the_fastest_rate_is_the_last_that_waits_a_hundredth_at_most():
 def test_a_run_is_judged_after_its_first_steps():
     balance = Balance()
     for _ in range(5):
-        balance.add(elapsed_s=10.0, wait_s=9.0, cpu_s=0.0, stages=DECODE)
+        balance.add(elapsed_s=10.0, wait_s=9.0, busy_s=0.0, stages=DECODE)
     assert balance.verdict() is None
     for _ in range(10):
-        balance.add(elapsed_s=1.0, wait_s=0.01, cpu_s=0.0, stages=DECODE)
+        balance.add(elapsed_s=1.0, wait_s=0.01, busy_s=0.0, stages=DECODE)
     assert balance.verdict().line().startswith("COMPUTE-BOUND")
     for _ in range(10):
-        balance.add(elapsed_s=2.0, wait_s=1.0, cpu_s=0.0, stages=Stages(read_s=0.9))
+        balance.add(elapsed_s=2.0, wait_s=1.0, busy_s=0.0, stages=Stages(read_s=0.9))
     assert balance.verdict().line().startswith("DATA-BOUND") and balance.verdict().slowest == "read"
 
 
 def test_cores_that_network_and_stream_share_are_named():
-    threads, balance = torch.get_num_threads(), Balance()
+    balance = Balance()
     for _ in range(15):
-        balance.add(elapsed_s=1.0, wait_s=0.2, cpu_s=0.95 * threads, stages=DECODE)
+        balance.add(elapsed_s=1.0, wait_s=0.2, busy_s=0.95, stages=DECODE)
     assert "cores that are 95 % busy" in balance.verdict().line()
     for _ in range(10):
-        balance.add(elapsed_s=1.0, wait_s=0.2, cpu_s=0.1, stages=DECODE)
+        balance.add(elapsed_s=1.0, wait_s=0.2, busy_s=0.1, stages=DECODE)
     assert "busy" not in balance.verdict().line()
 
 
