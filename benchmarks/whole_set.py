@@ -47,7 +47,7 @@ def stream_row(measured: dict[str, Any]) -> str:
     """Images per second, with augmentation and without, and their ratio."""
     rates = {name: f"{sorted(values)[len(values) // 2]:,.0f}" for name, values in measured["images_per_s"].items()}
     on_off = measured["ratio_to_last"]["paper"]
-    return f"{rates['paper']} images/s; on ÷ off {_ratio(on_off)}; {measured['decode_path']}"
+    return f"{rates['paper']} images/s, with augmentation ÷ without {_ratio(on_off)}; {measured['decode_path']}"
 
 
 def step_row(measured: dict[str, Any]) -> str:

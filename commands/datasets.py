@@ -145,9 +145,10 @@ def shard(
 @command()
 @click.argument("data", type=PLACE)
 @click.option("--fast", is_flag=True, help="Sizes and hashes only; no sample is decoded.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a split.")
 @workers_option
 @quiet_option
-def verify(data: Path, fast: bool, workers: int, quiet: bool) -> None:
+def verify(data: Path, fast: bool, as_json: bool, workers: int, quiet: bool) -> None:
     """Prove a data set again: hashes, indexes against the tars, every sample, labels, keys, statistics.
 
     Every split in DATA is verified. Exit code 1 if anything is not as it should be; each finding names the file.
@@ -156,14 +157,14 @@ def verify(data: Path, fast: bool, workers: int, quiet: bool) -> None:
     \b
     Examples:
       cli.py verify shards/
-      cli.py verify shards/train --fast
+      cli.py verify shards/train --fast --json
     """
     from sharding.layout import split_folders_of
     from sharding.verify import verify as prove
 
     verdicts = [prove(folder, fast=fast, num_workers=workers, quiet=quiet) for folder in split_folders_of(data)]
     for verdict in verdicts:
-        click.echo(verdict.lines())
+        click.echo(json.dumps(verdict.json()) if as_json else verdict.lines())
     if any(verdict.findings for verdict in verdicts):
         raise DatasetError(f"{data} is not intact; restore the files named above, or shard the source again")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 import signal
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ class Command(click.Command):
                     help="TOML file with options by their long names: batch-size = 64.",
                 )
             )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click; an error about a path that is not there gets the one that may be meant."""
+        try:
+            return super().invoke(ctx)
+        except AlexstreamError as error:
+            for path in _absent(ctx.params.values()):
+                if str(path) in str(error) and path.parent.is_dir():
+                    error.add_note(did_you_mean(path.name, os.listdir(path.parent)))
+            raise
 
 
 class Group(click.Group):
@@ -72,7 +83,7 @@ class Group(click.Group):
         except click.ClickException as error:
             fail(error.format_message(), error.exit_code)
         except AlexstreamError as error:
-            fail(str(error), 1)
+            fail("".join([str(error), *getattr(error, "__notes__", ())]), 1)
         except (click.Abort, KeyboardInterrupt):
             fail("interrupted; what was finished is kept", 130)
         except Exception as error:
@@ -96,6 +107,13 @@ def did_you_mean(word: str, known: Any) -> str:
     """``; did you mean 'train'?``, or nothing if nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _absent(values: Iterable[Any]) -> Iterator[Path]:
+    """Those that are paths of this machine at which there is nothing."""
+    for value in values:
+        if type(value) is type(Path()) and not value.exists():
+            yield value
 
 
 def effective_config(context: click.Context, leave_out: tuple[str, ...] = ()) -> str:

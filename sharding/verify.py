@@ -9,7 +9,7 @@ import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +39,17 @@ class Verdict:
     manifest: layout.Manifest | None
     fast: bool
     findings: tuple[Finding, ...]
+
+    def json(self) -> dict[str, Any]:
+        """The verdict for a machine."""
+        return {
+            "folder": str(self.folder),
+            "digest": self.manifest.digest if self.manifest else None,
+            "samples": self.manifest.num_samples if self.manifest else None,
+            "fast": self.fast,
+            "intact": not self.findings,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
     def lines(self) -> str:
         """The verdict for a person."""

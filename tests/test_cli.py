@@ -182,3 +182,22 @@ def test_every_option_is_explained(name):
     for option in all_commands()[name].params:
         if isinstance(option, click.Option):
             assert option.help or option.show_default, f"{name} {option.opts}"
+
+
+def test_a_mistyped_command_option_choice_or_path_gets_what_may_be_meant(tmp_path):
+    assert "did you mean 'train'?" in error_of("trian", exit_code=2)
+    assert "did you mean 'overlap'?" in error_of("bench", "overlpa", exit_code=2)
+    assert "--batch-size" in error_of("train", "--batch-siz", 8, exit_code=2)
+    assert "'paper', 'original'" in error_of("train", "--data", tmp_path, "--recipe", "papr", exit_code=2)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "shards").mkdir()
+    assert "did you mean 'photos'?" in error_of("shard", "--src", tmp_path / "photso", "--out", tmp_path / "out")
+    assert "did you mean 'shards'?" in error_of("train", "--data", tmp_path / "shard")
+
+
+def test_verify_tells_a_machine(sample_shards, tmp_path):
+    shutil.copytree(sample_shards / "val", tmp_path / "val")
+    assert json.loads(call("verify", tmp_path / "val", "--fast", "--json").stdout)["intact"]
+    (tmp_path / "val" / layout.MEAN).unlink()
+    result = call("verify", tmp_path / "val", "--fast", "--json")
+    assert result.exit_code == 1 and json.loads(result.stdout)["findings"][0]["file"] == layout.MEAN

@@ -1,0 +1,81 @@
+"""Every command line of the documentation is run, in a folder that has what it names: little data, few steps."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+import s3fs
+
+from pipeline import doctor
+from tests.sharding.miniature import write_archives
+from tests.test_cli import call
+from tests.test_docs import COMMANDS
+
+SHORT = {
+    "train": ["--devices", 1, "--device", "cpu", "--batch-size", 16, "--log-every", 1],
+    "bench overlap": ["--devices", 1, "--device", "cpu", "--batch-size", 4, "--steps", 2, "--rounds", 1],
+    "bench stream": ["--batch-size", 8, "--steps", 2, "--rounds", 1],
+    "bench step": ["--device", "cpu", "--classes", 3, "--batch-size", 2, "--steps", 1, "--rounds", 1],
+    "bench shard": ["--limit", 6, "--rounds", 1],
+    "shard": ["--workers", 1],
+}
+SESSIONS: dict[str, list[str]] = {}  # page → its lines, those that came on a page before left out
+for page, line in COMMANDS:
+    line = re.sub(r" >>? .*| +#.*", "", line)
+    if page != "quickstart.md" and not any(line in lines for lines in SESSIONS.values()):
+        SESSIONS.setdefault(page, []).append(line)
+
+
+@pytest.fixture(scope="module")
+def world(sample_images, sample_shards, tmp_path_factory):
+    """What the pages suppose: images, archives, shards, finished runs."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("shards", "fall2011", "heldout", "data/made"):
+        shutil.copytree(sample_shards, folder / name)
+    shutil.copytree(sample_images, folder / "photos")
+    for name in ("imagenet", "data/imagenet"):
+        write_archives(folder / name)
+    words = ["--data", folder / "shards", "--run", folder / "runs" / "alexnet", "--epochs", 1]
+    trained = call("train", *words, *SHORT["train"])
+    assert trained.exit_code == 0, trained.output
+    for name in ("a", "b", "other"):
+        shutil.copytree(folder / "runs" / "alexnet", folder / "runs" / name)
+    (folder / "data" / "runs").mkdir()
+    image = next((folder / "photos" / "val").rglob("*.jp*g"))
+    for name in ("cat.jpg", "dog.png"):
+        shutil.copy(image, folder / name)
+    (folder / "run.toml").write_text('data = "shards"\nno-lighting = true\nprecision = "bf16"\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bucket(world, s3_server):
+    """A bucket with photos and shards of them."""
+    store = s3fs.S3FileSystem()
+    store.mkdir("documented")
+    for name in ("photos", "shards"):
+        store.put(str(world / name), f"documented/{name}", recursive=True)
+    return "s3://documented"
+
+
+def typed(line, world, bucket, number):
+    """The line's words, with this world's places, and short."""
+    words = [word.replace("s3://bucket", bucket) for word in shlex.split(line, comments=True)]
+    words = [re.sub(r"^/(data|scratch)\b", rf"{world}/\1", word) for word in words]
+    name = " ".join(words[:2]) if words[0] == "bench" else words[0]
+    if name == "train":
+        words += [] if "--run" in words else ["--run", f"runs/{number}"]
+        words += ["--epochs", "2" if "--resume" in words else "1"]
+    if name == "shard" and "/data/" not in line:
+        words += ["--out", f"{bucket}/{number}" if any(bucket in word for word in words) else f"made/{number}"]
+    return [*words, *map(str, SHORT.get(name, ()))]
+
+
+@pytest.mark.parametrize("page", SESSIONS)
+def test_the_commands_of_a_page_do_what_it_says(page, world, bucket, monkeypatch):
+    monkeypatch.chdir(world)
+    monkeypatch.setattr(doctor, "DISK_MIB", 2)
+    for number, line in enumerate(SESSIONS[page]):
+        result = call(*typed(line, world, bucket, f"{page}-{number}"))
+        assert result.exit_code == 0, f"{line}\n{result.output}"
