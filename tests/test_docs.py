@@ -87,15 +87,8 @@ def messages():
 
 def test_options_that_messages_name_exist():
     known = {word for command in all_commands().values() for option in command.params for word in option.opts}
-    of_others = {
-        "--abbrev",
-        "--always",
-        "--concatenate",
-        "--dirty",
-        "--help",
-        "--shm-size",
-        "--version",
-    }  # of git, tar, docker
+    of_others = {"--abbrev", "--always", "--concatenate", "--dirty", "--help", "--nproc-per-node"}  # git, tar, torchrun
+    of_others |= {"--shm-size", "--standalone", "--version"}  # docker
     named = {word for text in messages() for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
     assert named <= known | of_others, named - known - of_others
 

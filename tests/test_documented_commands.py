@@ -8,6 +8,7 @@ import pytest
 import s3fs
 
 from pipeline import doctor
+from sharding.pack import ShardRequest, shard_all
 from tests.sharding.miniature import write_archives
 from tests.test_cli import call
 from tests.test_docs import COMMANDS
@@ -31,9 +32,11 @@ for page, line in COMMANDS:
 def world(sample_images, sample_shards, tmp_path_factory):
     """What the pages suppose: images, archives, shards, finished runs."""
     folder = tmp_path_factory.mktemp("world")
-    for name in ("shards", "fall2011", "heldout", "data/made"):
+    for name in ("shards", "fall2011"):
         shutil.copytree(sample_shards, folder / name)
     shutil.copytree(sample_images, folder / "photos")
+    request = ShardRequest(source=sample_images / "val", folder=folder / "heldout" / "val", split="val", seed=5)
+    list(shard_all(request, quiet=True))
     for name in ("imagenet", "data/imagenet"):
         write_archives(folder / name)
     words = ["--data", folder / "shards", "--run", folder / "runs" / "alexnet", "--epochs", 1]
@@ -41,7 +44,6 @@ def world(sample_images, sample_shards, tmp_path_factory):
     assert trained.exit_code == 0, trained.output
     for name in ("a", "b", "other"):
         shutil.copytree(folder / "runs" / "alexnet", folder / "runs" / name)
-    (folder / "data" / "runs").mkdir()
     image = next((folder / "photos" / "val").rglob("*.jp*g"))
     for name in ("cat.jpg", "dog.png"):
         shutil.copy(image, folder / name)

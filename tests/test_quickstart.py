@@ -31,7 +31,8 @@ def answer(command, folder):
         [sys.executable, str(ROOT / "cli.py"), *words], cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout.rstrip("\n") + "\n" if done.stdout.strip() else ""
+    said = done.stdout.replace(sys.executable, ".venv/bin/python").rstrip("\n")
+    return f"{said}\n" if said else ""
 
 
 def form(command, said, classes):
