@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from sharding import layout, sidecars
 from sharding.convert import ShardJob, ShardOutcome, convert_shard
@@ -25,6 +24,7 @@ from sharding.errors import SourceError
 from sharding.listing import Listing, build
 from sharding.output import claimed, clear_leftovers
 from sharding.plan import num_shards, shuffled, split_evenly
+from sharding.progress import progress
 from sharding.ray_executor import run_jobs_on_ray
 from sharding.sources.recognise import Recognised, recognise
 from sharding.stats import PixelSums, summarise
@@ -192,8 +192,7 @@ def _convert(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]
     outcomes, sums = [], PixelSums(request.encode.size_px)
     num_refused = 0
     workers = min(request.num_workers or default_workers(), len(todo))
-    progress = tqdm(total=len(plan.order), unit="images", desc=f"shard {request.split}", disable=quiet, smoothing=0.1)
-    with progress as bar:
+    with progress(len(plan.order), "images", f"shard {request.split}", quiet=quiet) as bar:
         for outcome, part in run(convert_shard, todo, workers, bar.update):
             outcomes.append(outcome)
             sums.merge(part)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from sharding import layout
 from sharding.errors import BadImageError, DatasetError
 from sharding.image import stored_pixels
+from sharding.progress import progress
 from sharding.stats import PixelSums, summarise
 from sharding.workers import default_workers, run_jobs
 
@@ -53,7 +53,7 @@ def check_stats(folder: Path, *, num_workers: int = 0, quiet: bool = False) -> S
     jobs = [_SumJob(folder=folder, manifest=manifest, shard=shard) for shard in manifest.shards]
     sums = PixelSums(manifest.encode.size_px)
     workers = min(num_workers or default_workers(), len(jobs))
-    with tqdm(total=manifest.num_samples, unit="images", desc="stats", disable=quiet) as bar:
+    with progress(manifest.num_samples, "images", "stats", quiet=quiet) as bar:
         for part in run_jobs(_sum_shard, jobs, workers, bar.update):
             sums.merge(part)
     recomputed = summarise(sums, manifest.digest)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from sharding.errors import OutputError
+from sharding.progress import progress
 
 Plane = NDArray[np.float64]
 # x and y run over about -1..1, scale is the number of periods; values near 0 (ground) and 1 (figure)
@@ -54,7 +54,7 @@ def write_sample_set(folder: Path, *, train_per_class: int = 100, val_per_class:
         raise OutputError(f"--out {folder} exists and is not empty; give another folder")
     splits = (("train", train_per_class), ("val", val_per_class))
     total = len(PATTERNS) * (train_per_class + val_per_class)
-    with tqdm(total=total, unit="images", desc="sample", disable=quiet) as bar:
+    with progress(total, "images", "sample", quiet=quiet) as bar:
         for number, (split, per_class) in enumerate(splits):
             for label, name in enumerate(PATTERNS):
                 for i in range(per_class):

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tqdm import tqdm
-
 from sharding import layout, sidecars
 from sharding.errors import AlexstreamError, BadImageError, DatasetError
 from sharding.image import stored_pixels
+from sharding.progress import progress
 from sharding.stats import PixelSums, summarise
 from sharding.tar import Member, index_bytes
 from sharding.workers import default_workers, run_jobs
@@ -106,7 +105,7 @@ def _prove_shards(folder: Path, manifest: layout.Manifest, fast: bool, num_worke
     ]
     workers = min(num_workers or default_workers(), len(jobs))
     whole = _Proof(sums=PixelSums(manifest.encode.size_px))
-    with tqdm(total=manifest.num_samples, unit="images", desc="verify", disable=quiet) as bar:
+    with progress(manifest.num_samples, "images", "verify", quiet=quiet) as bar:
         for proof in run_jobs(_prove_shard, jobs, workers, bar.update):
             whole.merge(proof)
     return whole

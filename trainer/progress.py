@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tqdm import tqdm
-
 from pipeline.batch import Batch
-
-SILENT_S = 2.0  # shorter work says nothing
+from sharding.progress import progress
 
 
 def shown(batches: Iterable[Batch], total: int, what: str, *, quiet: bool = False) -> Iterator[Batch]:
     """The same batches; ``what`` is being done to ``total`` images, padding not counted."""
-    with tqdm(total=total, unit="images", desc=what, disable=quiet, delay=SILENT_S) as bar:
+    with progress(total, "images", what, quiet=quiet) as bar:
         for batch in batches:
             yield batch
             bar.update(int((batch.ids_N >= 0).sum()))

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from pipeline.batch import Batch, Stages, TrainingData
+from sharding.progress import progress
 from trainer.bench.numbers import Ratio, Spread, in_turn
 from trainer.bench.timing import wait_for
 from trainer.geometry import initial_parameters
@@ -155,7 +155,7 @@ def measure(rank: Rank, data: TrainingData, options: OverlapOptions, quiet: bool
     """All that the options ask for, on every rank; ``lines`` of the result are for people."""
     shares = list(options.shares)
     blocks = options.rounds * (len(KINDS) if not shares else 1 + len(shares))
-    with tqdm(total=blocks, unit="blocks", desc="measure", disable=quiet or not rank.is_main) as bar:
+    with progress(blocks, "blocks", "measure", quiet=quiet or not rank.is_main) as bar:
         found: Overlap | Paces
         if shares:
             found = paces(rank, data, shares, options, bar.update)

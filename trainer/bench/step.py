@@ -12,9 +12,9 @@ from itertools import count
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pipeline.batch import Batch
+from sharding.progress import progress
 from trainer import launch
 from trainer.bench.numbers import Spread
 from trainer.bench.timing import Clock, elapsed_s, gpu_peak_mib, peak_mib
@@ -22,7 +22,6 @@ from trainer.errors import TrainError
 from trainer.geometry import initial_parameters
 from trainer.launch import Rank
 from trainer.learner import Learner, Precision
-from trainer.progress import SILENT_S
 from trainer.recipe import PAPER, Recipe
 from trainer.schedule import phase_after
 
@@ -123,8 +122,12 @@ def rounds_ms(
 
     for _ in range(WARM_UP):
         step()
-    rounds = tqdm(range(options.rounds), unit="rounds", desc="step", disable=quiet, delay=SILENT_S)
-    return [1e3 * elapsed_s(block, device, clock) / options.steps for _ in rounds]
+    found = []
+    with progress(options.rounds, "rounds", "step", quiet=quiet) as bar:
+        for _ in range(options.rounds):
+            found.append(1e3 * elapsed_s(block, device, clock) / options.steps)
+            bar.update()
+    return found
 
 
 def stepper(rank: Rank, options: StepOptions) -> Callable[[], None]:

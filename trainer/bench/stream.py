@@ -13,12 +13,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pipeline.batch import CROP_PX, Batch, Part, TrainingData, no_exchange
+from sharding.progress import progress
 from trainer.bench.numbers import Ratio, Spread, in_turn
 from trainer.bench.timing import Clock, elapsed_s, peak_mib
-from trainer.progress import SILENT_S
 
 UNTIMED = 8  # batches before a block; the stream decodes fewer ahead
 IMAGE_MB = 3 * CROP_PX * CROP_PX * 4 / 1e6  # of float32
@@ -86,9 +85,7 @@ def measure(
     Raises what the data raises: StreamError for an augmentation that does not exist, DatasetError for damaged files.
     """
     batch_size = data.facts().batch_size
-    with tqdm(
-        total=(rounds + 1) * len(set(augmentations)), unit="blocks", desc="stream", disable=quiet, delay=SILENT_S
-    ) as bar:
+    with progress((rounds + 1) * len(set(augmentations)), "blocks", "stream", quiet=quiet) as bar:
 
         def block(stream: Iterator[Batch]) -> Callable[[], float]:
             def rate() -> float:
