@@ -45,7 +45,7 @@ class Command(click.Command):
         except AlexstreamError as error:
             for path in _absent(ctx.params.values()):
                 if str(path) in str(error) and path.parent.is_dir():
-                    error.add_note(did_you_mean(path.name, os.listdir(path.parent)))
+                    error.args = (f"{error}{did_you_mean(path.name, os.listdir(path.parent))}",)
             raise
 
 
@@ -83,7 +83,7 @@ class Group(click.Group):
         except click.ClickException as error:
             fail(error.format_message(), error.exit_code)
         except AlexstreamError as error:
-            fail("".join([str(error), *getattr(error, "__notes__", ())]), 1)
+            fail(str(error), 1)
         except (click.Abort, KeyboardInterrupt):
             fail("interrupted; what was finished is kept", 130)
         except Exception as error:

@@ -28,7 +28,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def ray():
+def sigterm():
+    """What this process does at SIGTERM before Ray is started."""
+    return signal.getsignal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def ray(sigterm):
     """One Ray for the tests of this module: it takes seconds to start."""
     from sharding import ray_executor
 
@@ -62,8 +68,8 @@ def test_results_and_counts_are_those_of_worker_processes_in_the_order_of_the_jo
     assert [sum(ticks) for ticks in counts.values()] == [21, 21]
 
 
-def test_the_callers_answer_to_sigterm_stays(ray):
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+def test_the_callers_answer_to_sigterm_stays(ray, sigterm):
+    assert signal.getsignal(signal.SIGTERM) == sigterm
 
 
 def test_no_jobs_give_no_results(ray):
