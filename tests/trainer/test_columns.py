@@ -16,7 +16,7 @@ from trainer.recipe import ORIGINAL, PAPER, for_run
 from trainer.schedule import phase_after
 from trainer.update import PaperUpdate
 
-NUM_CLASSES, NUM_IMAGES, STEP, SEED = 7, 3, 5, 11
+NUM_CLASSES, NUM_IMAGES, STEP, SEED = 7, 2, 5, 11
 RECIPES = {
     "paper": PAPER,
     "original": ORIGINAL,
