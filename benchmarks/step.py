@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from trainer.bench.step import stepper as ours
 from trainer.columns import Columns
 from trainer.launch import Rank
 from trainer.loop import Precision
-from trainer.memory import keep_freed_memory
+from trainer.memory import freed_memory_kept
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -116,7 +117,6 @@ def plain_alexnet(classes: int) -> nn.Module:
 def stepper(contender: Contender, args: argparse.Namespace, columns: Columns) -> Callable[[], None]:
     """What takes one step."""
     if contender.kind == "ours":
-        keep_freed_memory()  # as launch does for train
         return ours(Rank(columns=columns, device=CPU), contender.options(args))
     images, labels = random_batch(args.batch, args.classes, CPU)
     plain = plain_alexnet(args.classes).to(contender.dtype)
@@ -140,12 +140,13 @@ def work(args: argparse.Namespace) -> None:
             "gloo", init_method=f"file://{args.meeting}", rank=args.rank, world_size=contender.ranks
         )
         columns = Columns(index=args.rank, count=2, group=dist.group.WORLD)
-    step = stepper(contender, args, columns)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        print(1e3 * (time.perf_counter() - start) / int(line), flush=True)
+    with freed_memory_kept() if contender.kind == "ours" else nullcontext():  # as launch does for train
+        step = stepper(contender, args, columns)
+        for line in sys.stdin:
+            start = time.perf_counter()
+            for _ in range(int(line)):
+                step()
+            print(1e3 * (time.perf_counter() - start) / int(line), flush=True)
 
 
 class Running:

@@ -118,8 +118,7 @@ def _absent(values: Iterable[Any]) -> Iterator[Path]:
 
 def effective_config(context: click.Context, leave_out: tuple[str, ...] = ()) -> str:
     """The options that a command runs with, as TOML that its ``--config`` reads; what has no value is left out."""
-    words = context.command_path.split()[1:]
-    lines = [f"# alexstream {version('alexstream')}: cli.py {' '.join(words)} --config THIS-FILE does it again."]
+    lines = [f"# alexstream {version('alexstream')}, options of {context.command_path}; for --config"]
     for name, option in _options(context.command).items():
         value = context.params.get(str(option.name))
         if name not in leave_out and option.expose_value and value is not None and value != ():

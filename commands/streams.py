@@ -19,21 +19,14 @@ def resolve(data: Path, split: str, *, any_split: bool = False) -> Path:
     return found
 
 
-def sibling(data: Path, split: str) -> Path | None:
-    """The folder of another split of the same data set, if there is one."""
-    from sharding.layout import find_split
-
-    return find_split(data, split)
-
-
 def stream_of(data: Path, val: Path | None, **options: Any) -> Any:
     """The batches of the data set in ``data``, with its own or another validation split."""
     from pipeline.loader import ShardedData
+    from sharding.layout import find_split
 
     train = resolve(data, "train")
-    return ShardedData(
-        train=train, val=sibling(data, "val") if val is None else resolve(val, "val", any_split=True), **options
-    )
+    val = find_split(data, "val") if val is None else resolve(val, "val", any_split=True)
+    return ShardedData(train=train, val=val, **options)
 
 
 def evaluation_stream(data: Path, val: Path | None, ensemble: Any, **options: Any) -> Any:

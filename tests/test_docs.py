@@ -76,7 +76,7 @@ def test_links_between_pages_lead_somewhere():
 
 def messages():
     """Every text in the program, with … where a value stands."""
-    for package in ("commands", "sharding", "pipeline", "trainer"):
+    for package in ("commands", "report", "sharding", "pipeline", "trainer"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):

@@ -5,7 +5,6 @@ import shlex
 import shutil
 
 import pytest
-import s3fs
 
 from pipeline import doctor
 from sharding.pack import ShardRequest, shard_all
@@ -54,6 +53,8 @@ def world(sample_images, sample_shards, tmp_path_factory):
 @pytest.fixture(scope="module")
 def bucket(world, s3_server):
     """A bucket with photos and shards of them."""
+    import s3fs
+
     store = s3fs.S3FileSystem()
     store.mkdir("documented")
     for name in ("photos", "shards"):

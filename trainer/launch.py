@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from pipeline.errors import AlexstreamError
 from trainer.columns import Columns
 from trainer.errors import TrainError
 from trainer.geometry import NUM_COLUMNS
-from trainer.memory import keep_freed_memory
+from trainer.memory import freed_memory_kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, devi
         return
     if num_devices == 1:
         _use_device(device_type, 0, 1)
-        work(Rank(columns=Columns(), device=_device(device_type, 0)), *args)
+        _do(work, Rank(columns=Columns(), device=_device(device_type, 0)), args)
         return
     with tempfile.TemporaryDirectory(prefix="alexstream-") as meeting:
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it tells is told below
@@ -169,7 +170,7 @@ def _enter(index: int, call: _Call, messages: Any, args: tuple[Any, ...]) -> Non
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
     _join(call.device_type, index, call.count, init_method=call.meeting, rank=index, world_size=call.count)
     try:
-        call.work(Rank(columns=_columns(call.count), device=_device(call.device_type, index)), *args)
+        _do(call.work, Rank(columns=_columns(call.count), device=_device(call.device_type, index)), args)
     except AlexstreamError as error:
         messages.put(str(error))
         sys.exit(1)
@@ -181,8 +182,13 @@ def _work_as_rank(
 ) -> None:
     """As ``_enter``, in a process that torchrun started; it also ends the others if this one dies."""
     _join(device_type, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), init_method="env://")
-    work(Rank(columns=_columns(num_columns), device=_device(device_type, local_rank)), *args)
+    _do(work, Rank(columns=_columns(num_columns), device=_device(device_type, local_rank)), args)
     dist.destroy_process_group()
+
+
+def _do(work: Callable[..., None], rank: Rank, args: tuple[Any, ...]) -> None:
+    with freed_memory_kept() if rank.device.type == "cpu" else nullcontext():
+        work(rank, *args)
 
 
 def _join(device_type: str, local_rank: int, local_count: int, **meeting: Any) -> None:
@@ -226,4 +232,3 @@ def _use_device(device_type: str, index: int, count: int) -> None:
         torch.cuda.set_device(index)
     else:
         torch.set_num_threads(max(1, cores() // count))
-        keep_freed_memory()

@@ -23,7 +23,7 @@ from trainer.evaluate import Score, evaluate
 from trainer.geometry import initial_parameters, num_parameters
 from trainer.launch import Rank
 from trainer.learner import Learner, Precision
-from trainer.metrics import CONFIG, Meter, Report, StepResult
+from trainer.metrics import CONFIG, Meter, Recorder, StepResult
 from trainer.recipe import Phase, Recipe
 from trainer.schedule import phase_after
 from trainer.verdict import Balance
@@ -113,7 +113,7 @@ def train(rank: Rank, data: TrainingData, options: RunOptions) -> None:
     try:
         trainer.run()
     finally:
-        trainer.report.close()
+        trainer.recorder.close()
 
 
 class Trainer:
@@ -137,15 +137,15 @@ class Trainer:
             compiled=options.compile,
         )
         folder = options.folder if rank.is_main else None
-        self.report = Report(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
+        self.recorder = Recorder(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
         self._unread: StepResult | None = None
         self._balance = Balance()
 
     def run(self) -> None:
         """Train epoch by epoch from where the state stands."""
-        self.report.say(self._opening())
+        self.recorder.say(self._opening())
         if len(self.errors) >= self.options.epochs:
-            self.report.say(
+            self.recorder.say(
                 f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True
             )
         lighting, batches = None, None
@@ -156,7 +156,7 @@ class Trainer:
             self._epoch(batches, phase)
         verdict = self._balance.verdict()
         if verdict is not None:
-            self.report.say(verdict.line(), result=True)
+            self.recorder.say(verdict.line(), result=True)
 
     def _batches(self, lighting: bool) -> Iterator[Batch]:
         columns, name = self.rank.columns, self.facts.augmentation
@@ -230,13 +230,13 @@ class Trainer:
     def _take(self, result: StepResult, meter: Meter, until_s: float, until_cpu_s: float) -> None:
         loss, accuracy = result.measured.tolist()
         elapsed, busy = until_s - result.start_s, (until_cpu_s - result.start_cpu_s) / torch.get_num_threads()
-        self.report.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
+        self.recorder.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
         self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, busy_s=busy, stages=result.stages)
         self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)
         if meter.is_due():
             total = last_step(self.options.epochs, self.facts)
-            self.report.say(
+            self.recorder.say(
                 f"epoch {result.epoch}/{self.options.epochs}  step {result.step}/{total}  lr {result.phase.rate:g}  "
                 f"{meter.line()}"
             )
@@ -257,11 +257,11 @@ class Trainer:
         score = self._validate()
         if score is None:
             self.errors.append(float("nan"))
-            self.report.say(f"{line}  no validation split", result=True)
+            self.recorder.say(f"{line}  no validation split", result=True)
         else:
             self.errors.append(1.0 - score.top1)
-            self.report.epoch(epoch=epoch, step=self.step, score=score)
-            self.report.say(f"{line}  {score.line()}", result=True)
+            self.recorder.epoch(epoch=epoch, step=self.step, score=score)
+            self.recorder.say(f"{line}  {score.line()}", result=True)
         self._save()
 
     def _validate(self) -> Score | None:
@@ -296,4 +296,4 @@ class Trainer:
                 velocity=velocity,
             )
             path = checkpoints.save(self.options.folder, state, self.options.keep)
-            self.report.say(f"checkpoint {path}")
+            self.recorder.say(f"checkpoint {path}")

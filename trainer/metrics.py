@@ -101,7 +101,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
 
 
-class Report:
+class Recorder:
     """Writes a run's metrics; only the main rank has one that is not silent."""
 
     def __init__(
