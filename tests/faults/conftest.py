@@ -2,7 +2,7 @@
 
 A test that tries a promise is marked and loops over its trials, each with a random generator of its own::
 
-    @pytest.mark.promise("a killed conversion continues and ends with the same bytes", fault="SIGKILL", short=3, long=90)
+    @pytest.mark.promise("a killed conversion ends with the same bytes", fault="SIGKILL", short=3, long=90)
     def test_...(trials, tmp_path):
         for chance in trials:
             ...
@@ -29,7 +29,8 @@ class Trials:
         self.number, self.done = first, 0
 
     def __iter__(self):
-        for self.number in range(self.first, self.first + self.count):
+        for number in range(self.first, self.first + self.count):
+            self.number = number
             yield random.Random(f"{self.seed} {self.test} {self.number}")
             self.done += 1
 
