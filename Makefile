@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo check test docs bench bench-check clean
+.PHONY: setup demo check test docs audit bench bench-check clean
 
 setup: $(READY)
 
@@ -28,6 +28,13 @@ test: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Known weaknesses of what is pinned. It asks PyPI's list of advisories, so it needs a network and is not part of `check`;
+# a version that could not be asked about is a failure, too.
+audit: $(READY)
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 bench: $(READY)
 	$(BIN)/python benchmarks/throughput.py

@@ -210,7 +210,7 @@ def fidelity_table(running: dict[str, Running], images: Sequence[Path], scratch:
             continue
         out = scratch / f"{name}.npz"
         tool.pixels(out, len(wanted))
-        with np.load(out) as saved:
+        with np.load(out, allow_pickle=False) as saved:
             kept, pixels, sizes, jpegs = (saved[key] for key in ("kept", "pixels", "sizes", "jpegs"))
         ends = np.cumsum(sizes)
         stored = {i: jpegs[ends[i] - sizes[i] : ends[i]].tobytes() for i in kept.tolist()}

@@ -245,7 +245,7 @@ def _predictions(path: Path, stream: Any) -> Any:
     from sharding.lookup import Lookup
     from trainer.predictions import Predictions
 
-    return Predictions(path, Lookup.of(stream.val).keys if stream.val else (), stream.facts().classes)
+    return Predictions(path, list(Lookup.of(stream.val).keys) if stream.val else [], stream.facts().classes)
 
 
 def _splits(stream: Any) -> list[Any]:
