@@ -51,7 +51,7 @@ class Stored:
     @classmethod
     def load(cls, folder: Path, encoding: str) -> Stored:
         """What ``save`` wrote."""
-        with np.load(folder / f"{encoding}.npz") as saved:
+        with np.load(folder / f"{encoding}.npz", allow_pickle=False) as saved:
             arrays = {name: saved[name] for name in saved.files}
         shards, tars = Path(str(arrays.pop("shards"))), tuple(Path(str(tar)) for tar in arrays.pop("tars"))
         deviation = float(arrays.pop("deviation"))
