@@ -33,6 +33,20 @@ def test_only_the_graph_loads_dali():
     assert "nvidia.dali" not in loaded_by(others)
 
 
+def test_torchs_compiler_is_loaded_by_those_who_compile_only():
+    """It takes longer to load than a rank's other modules together."""
+    code = (
+        "import sys, torch, trainer.launch, trainer.loop, trainer.evaluate\n"
+        "from trainer import columns, geometry, model, recipe, update\n"
+        "net = model.AlexNet(geometry.initial_parameters(2, recipe.PAPER, 1), columns.Columns(), recipe.PAPER, 1)\n"
+        "net(torch.ones(2, 3, 224, 224), 1).sum().backward()\n"
+        "update.PaperUpdate(net.named(), recipe.PAPER)\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"sympy", "torch._dynamo"}
+
+
 def test_the_command_line_starts_without_torch_or_dali():
     assert not loaded_by(["cli"]) & {"torch", "nvidia.dali", "pyarrow", "matplotlib", "jinja2"}
 

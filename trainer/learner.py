@@ -69,9 +69,7 @@ class Learner:
         return self._joined(self._update.master), self._joined(self._update.velocity)
 
     def _wrapped(self, compiled: bool) -> torch.nn.Module:
-        network: torch.nn.Module = self.model
-        if compiled:
-            network = torch.compile(network)  # type: ignore[assignment]
+        network = self.model.compiled() if compiled else self.model
         if self._rank.columns.replicas > 1:
             # Averages gradients over the replicas while the backward pass goes on.
             network = DistributedDataParallel(network, process_group=self._rank.columns.replica_group)

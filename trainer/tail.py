@@ -35,7 +35,7 @@ class Tail:
         """Apply to images; normalisation stays within each of ``groups`` equal parts of the channels."""
         if x_NCHW.device.type == "cpu" and self.beta == 0.75:
             form = [groups, int(self.relu), self.maps, self.size, self.stride]
-            y: torch.Tensor = _compiled(x_NCHW, form, [self.alpha, self.k])[0]
+            y: torch.Tensor = torch.ops.alexstream.tail(x_NCHW, form, [self.alpha, self.k])[0]
             return y
         return self.by_library(x_NCHW, groups)
 
@@ -85,8 +85,7 @@ class _MaxPool(torch.autograd.Function):
         return dx.to(grad.dtype), None, None
 
 
-@torch.library.custom_op("alexstream::tail", mutates_args=())
-def _compiled(x: torch.Tensor, form: list[int], numbers: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+def _forward(x: torch.Tensor, form: list[int], numbers: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     x_NHWC = _rows(x)
     y_NPQC, chosen_NPQC = _empty(x_NHWC, form)
     constant = kernels.constants(numbers[0], numbers[1], computing(x))
@@ -98,14 +97,12 @@ def _compiled(x: torch.Tensor, form: list[int], numbers: list[float]) -> tuple[t
     return y_NPQC.permute(0, 3, 1, 2), chosen_NPQC
 
 
-@_compiled.register_fake
-def _(x: torch.Tensor, form: list[int], numbers: list[float]) -> Any:
+def _forward_fake(x: torch.Tensor, form: list[int], numbers: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
     y_NPQC, chosen_NPQC = _empty(x.permute(0, 2, 3, 1), form)
     return y_NPQC.permute(0, 3, 1, 2), chosen_NPQC
 
 
-@torch.library.custom_op("alexstream::tail_backward", mutates_args=())
-def _compiled_backward(
+def _backward(
     grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor, form: list[int], numbers: list[float]
 ) -> torch.Tensor:
     x_NHWC, g_NPQC = _rows(x), _rows(grad)
@@ -120,8 +117,9 @@ def _compiled_backward(
     return dx_NHWC.permute(0, 3, 1, 2)
 
 
-@_compiled_backward.register_fake
-def _(grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor, form: list[int], numbers: list[float]) -> torch.Tensor:
+def _backward_fake(
+    grad: torch.Tensor, x: torch.Tensor, chosen: torch.Tensor, form: list[int], numbers: list[float]
+) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
@@ -130,11 +128,23 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.T
     ctx.save_for_backward(x, output[1])
 
 
-def _backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-    return (_compiled_backward(grad, *ctx.saved_tensors, *ctx.constants), None, None)
+def _differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+    return (torch.ops.alexstream.tail_backward(grad, *ctx.saved_tensors, *ctx.constants), None, None)
 
 
-_compiled.register_autograd(_backward, setup_context=_save)
+def _register() -> torch.library.Library:
+    """The two operators, which torch.compile takes as they are.
+
+    By hand: ``torch.library.custom_op`` loads torch._dynamo, a second and more, at the first call in every process.
+    """
+    library = torch.library.Library("alexstream", "DEF")
+    library.define("tail(Tensor x, int[] form, float[] numbers) -> (Tensor, Tensor)")
+    library.define("tail_backward(Tensor grad, Tensor x, Tensor chosen, int[] form, float[] numbers) -> Tensor")
+    for name, kernel, fake in (("tail", _forward, _forward_fake), ("tail_backward", _backward, _backward_fake)):
+        library.impl(name, kernel, "CPU")
+        torch.library.register_fake(f"alexstream::{name}", fake, lib=library)
+    torch.library.register_autograd("alexstream::tail", _differentiate, setup_context=_save, lib=library)
+    return library
 
 
 def _empty(x_NHWC: torch.Tensor, form: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,3 +157,6 @@ def _empty(x_NHWC: torch.Tensor, form: list[int]) -> tuple[torch.Tensor, torch.T
 def _rows(x_NCHW: torch.Tensor) -> torch.Tensor:
     """(N, H, W, C), contiguous: no copy where images are channels-last."""
     return x_NCHW.permute(0, 2, 3, 1).contiguous()
+
+
+_LIBRARY = _register()  # operators last as long as this
