@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def describe() -> str:
 
 def command_line() -> str:
     """The command that made a result; of folders elsewhere on this machine, the names alone."""
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_local, sys.argv[1:])])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_local, sys.argv[1:])])
 
 
 def result_path(theme: str) -> Path:
