@@ -50,6 +50,7 @@ def make(folder: Path, num_samples: int, num_shards: int) -> None:
         split="train", seed=1, encode=EncodeRecipe(), plan_digest="0" * 64, source="synthetic",
         source_form="synthetic", classes=CLASSES, shards=tuple(shards), quarantine_sha256="0" * 64,
         counts=Counts(found=num_samples, written=num_samples, quarantined=0, excluded=0),
+        counts_by_class=dict.fromkeys(CLASSES, Counts(found=0, written=0, quarantined=0, excluded=0)),
     )  # fmt: skip
     layout.save_manifest(folder, manifest)
     mean = np.full((256, 256, 3), 117.0)

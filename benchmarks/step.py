@@ -36,7 +36,7 @@ from trainer.bench.step import StepOptions, random_batch
 from trainer.bench.step import stepper as ours
 from trainer.columns import Columns
 from trainer.launch import Rank
-from trainer.loop import Precision
+from trainer.learner import Precision
 from trainer.memory import freed_memory_kept
 
 ROOT = Path(__file__).resolve().parents[1]

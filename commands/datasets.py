@@ -162,7 +162,9 @@ def verify(data: Path, fast: bool, as_json: bool, workers: int, quiet: bool) -> 
     from sharding.layout import split_folders_of
     from sharding.verify import verify as prove
 
-    verdicts = [prove(folder, fast=fast, num_workers=workers, quiet=quiet) for folder in split_folders_of(data)]
+    verdicts = [
+        prove(folder, fast=fast, num_workers=workers, quiet=quiet) for folder in split_folders_of(data, damaged=True)
+    ]
     for verdict in verdicts:
         click.echo(json.dumps(verdict.json()) if as_json else verdict.lines())
     if any(verdict.findings for verdict in verdicts):

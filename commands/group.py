@@ -18,6 +18,7 @@ import click
 
 from sharding.errors import AlexstreamError
 from sharding.storage import is_store_error
+from sharding.text import one_line
 
 
 class Command(click.Command):
@@ -49,8 +50,17 @@ class Command(click.Command):
             raise
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as cleanly as Ctrl-C."""
+
+
+def terminated(*_: object) -> None:
+    """Answer SIGTERM."""
+    raise Terminated
+
+
 class Group(click.Group):
-    """Expected errors become one line on stderr: exit code 1; 2: wrong command line; 130: Ctrl-C or SIGTERM.
+    """Expected errors become one line on stderr: exit code 1; 2: wrong command line; 130: Ctrl-C; 143: SIGTERM.
 
     Programming errors keep their traceback.
     """
@@ -73,7 +83,7 @@ class Group(click.Group):
         """Run the command line."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as cleanly as Ctrl-C
+        signal.signal(signal.SIGTERM, terminated)
         try:
             super().main(args, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -86,13 +96,15 @@ class Group(click.Group):
             fail(error.format_message(), error.exit_code)
         except AlexstreamError as error:
             fail(str(error), 1)
-        except (click.Abort, KeyboardInterrupt):
-            fail("interrupted; what was finished is kept", 130)
+        except (click.Abort, KeyboardInterrupt) as error:
+            more = str(error.__cause__ or error)  # click makes an Abort of an interrupt
+            by_signal = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+            fail("; ".join(filter(None, ("interrupted; what was finished is kept", more))), 143 if by_signal else 130)
         except Exception as error:
             if is_store_error(error):
                 fail(f"{str(error).splitlines()[0]} (from the object store; check its address and keys)", 1)
             if isinstance(error, OSError):
-                fail(str(error), 1)
+                fail(_of_the_system(error), 1)
             raise
 
 
@@ -101,8 +113,15 @@ command = functools.partial(click.command, cls=Command)
 
 def fail(message: str, exit_code: int) -> None:
     """One line on stderr, and the end."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {one_line(message)}", err=True)
     sys.exit(exit_code)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What a disk or the system refused, and where."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}; mend that and run the same command again"
 
 
 def did_you_mean(word: str, known: Any) -> str:
@@ -133,8 +152,8 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     if path is None:
         return
     try:
-        found = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise click.UsageError(f"{path}: no TOML file that can be read ({reason})", context) from error
     options = _options(context.command)

@@ -111,6 +111,12 @@ def _changes(flags: dict[str, bool]) -> dict[str, Any]:
 )
 @ablation_options
 @click.option(
+    "--width",
+    default=1.0,
+    show_default=True,
+    help="Layers as wide as this part of the paper's (1, 0.5, 0.25, 0.125): a small network, to try things out.",
+)
+@click.option(
     "--augment",
     default=None,
     type=click.Choice(["paper", "original", "inception", "none"]),
@@ -147,6 +153,14 @@ def _changes(flags: dict[str, bool]) -> dict[str, Any]:
     help="Steps between checkpoints; 0: at epoch ends only.",
 )
 @click.option("--keep", default=2, show_default=True, type=click.IntRange(1), help="Checkpoints that stay.")
+@click.option(
+    "--timeout",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="How long a rank waits for another one before the run ends.",
+)
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files into the run folder too.")
 @quiet_option
 def train(
@@ -176,9 +190,11 @@ def train(
     log_every: int,
     checkpoint_every: int,
     keep: int,
+    timeout: float,
     tensorboard: bool,
     quiet: bool,
     removed: str,
+    width: float,
     **flags: bool,
 ) -> None:
     """Train the two-column AlexNet on the augmented stream, with the paper's hyper-parameters as defaults.
@@ -196,7 +212,7 @@ def train(
       cli.py train --data shards/ --recipe original
       torchrun --standalone --nproc-per-node 8 -- cli.py train --data shards/ --batch-size 512 --lr 0.04
     """
-    from trainer import launch, loop
+    from trainer import launch, loop, start
     from trainer.recipe import chosen
 
     epochs = epochs or (93 if recipe == "original" else 90)
@@ -207,6 +223,7 @@ def train(
         patience=patience,
         drop_after=drop_after,
         removed=removed,
+        width=width,
         **_changes(flags),
     )
     device_type = launch.choose_device_type(devices, device, training.columns)
@@ -227,7 +244,7 @@ def train(
         num_threads=threads or max(1, launch.cores() // launch.num_local_processes(devices)),
         on_bad_sample=on_bad_sample,
     )
-    options = loop.RunOptions(
+    options = start.RunOptions(
         folder=run_folder,
         epochs=epochs,
         recipe=training,
@@ -238,14 +255,19 @@ def train(
         checkpoint_every=checkpoint_every,
         keep=keep,
         log_every=log_every,
+        timeout_s=timeout,
         tensorboard=tensorboard,
         quiet=quiet,
     )
     num_parts = launch.num_replicas(devices) * devices
-    loop.prepare(options, stream.facts(), num_parts, write=launch.is_main_process())
-    if launch.is_main_process():
-        (run_folder / "config.toml").write_text(effective_config(click.get_current_context(), leave_out=("resume",)))
-    launch.run(loop.train, (stream, options), devices, device_type)
+    config = effective_config(click.get_current_context(), leave_out=("resume",))
+    is_main = launch.is_main_process()
+    try:
+        with start.prepare(options, stream.facts(), num_parts, write=is_main, config=config) as claim:
+            launch.run(loop.train, (stream, options), devices, device_type, timeout_s=timeout, claim=claim)
+    except KeyboardInterrupt as error:
+        error.args = ("continue from its last checkpoint with --resume",)
+        raise
 
 
 def _augmentation(name: str, *, crops: bool, lighting: bool) -> str:

@@ -67,19 +67,21 @@ def open_dataset(folder: Path, staging: Staging | None = None, keep_steps: int =
     """Open the split in ``folder``, here or in an object store, whose shards then come through ``staging``'s cache.
 
     Raises DatasetError if manifest or catalog are missing or do not match their digests, StreamError if a
-    shard is missing, has another size than the manifest says, or the catalog points outside it, and as
+    shard is missing, has another size than the manifest says, or the catalog cannot be of this data set, and as
     ``check_shards`` does.
     """
     manifest = layout.load_manifest(folder)
     columns = layout.load_catalog(folder, manifest, ("offset", "size", "label"))
     counts = [s.num_samples for s in manifest.shards]
     shard = np.repeat(np.arange(len(counts)), counts)
-    ends = np.array([s.num_bytes for s in manifest.shards])[shard]
-    if (columns["offset"] + columns["size"] > ends).any() or (columns["offset"] < 0).any():
-        raise StreamError(f"{folder}: the catalog points outside the shards; shard the source again")
+    offset, size, label = columns.values()
+    if manifest.encode.encoding == "raw" and (size != 3 * manifest.encode.size_px**2).any():
+        raise StreamError(f"{folder}: the catalog has raw samples of another size; shard the source again")
+    if (label < 0).any() or (label >= len(manifest.classes)).any():
+        raise StreamError(f"{folder}: the catalog has labels that are no classes; shard the source again")
     if isinstance(folder, Path):
         shards: Shards = LocalShards(folder, manifest.shards)
-        check_shards(folder, manifest, columns["offset"], columns["size"])
+        check_shards(folder, manifest, offset, size)
     else:
         check_objects(folder, manifest)
         shards = Deferred(lambda: _staged(folder, manifest, staging, keep_steps))
@@ -87,9 +89,9 @@ def open_dataset(folder: Path, staging: Staging | None = None, keep_steps: int =
         folder=folder,
         manifest=manifest,
         shard_N=shard,
-        offset_N=columns["offset"],
-        size_N=columns["size"],
-        label_N=columns["label"],
+        offset_N=offset,
+        size_N=size,
+        label_N=label,
         shards=shards,
     )
 

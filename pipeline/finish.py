@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.batch import CROP_PX, Batch, CropBatch
 from pipeline.mean import MeanPlanes
+from sharding.compiled import njit
 
 # The ten views of the paper, section 4.1: corners and centre, then the same mirrored. Fractions of the margin.
 VIEWS = ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1))

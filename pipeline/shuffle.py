@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pipeline.philox import sort_keys
+from sharding.compiled import njit
 
 # Measured on 1.28 million: 3 × 8 bits 15 ms; 2 × 11 bits 17 ms, or 80 ms with int64 ids; np.argsort 30 to 60 ms.
 DIGIT_BITS, DIGITS = 8, 3

@@ -163,7 +163,9 @@ def _size_chart(svg: Any, summary: str, values: dict[str, NDArray[np.int64]]) ->
 
 
 def _left_out(splits: Sequence[_Split], source: Path | None) -> list[Block]:
-    rows = [{**row, "split": split.manifest.split} for split in splits for row in quarantine(split.folder)]
+    rows = [
+        {**row, "split": split.manifest.split} for split in splits for row in quarantine(split.folder, split.manifest)
+    ]
     if not rows:
         return [Note(text="No file was refused and none was left out.")]
     counted = Counter((str(row["outcome"]), str(row["reason"])) for row in rows)

@@ -46,7 +46,7 @@ def section(subject: Subject) -> Section:
 
 
 def _training(run: Run) -> list[Block]:
-    data, network = run.facts.get("data", {}), run.network
+    data, network = run.data, run.network
     rows = {
         "digest of the training split": data.get("train_digest"),
         "digest of the validation split": data.get("val_digest"),
@@ -61,10 +61,10 @@ def _training(run: Run) -> list[Block]:
     again = ["cli.py", "train", "--config", str(run.folder / OPTIONS), "--run", "runs/again"]
     blocks: list[Block] = [Facts(rows=[(name, str(value)) for name, value in rows.items() if value not in (None, "")])]
     if run.options:
-        text = (run.folder / OPTIONS).read_text()
+        text = (run.folder / OPTIONS).read_text("utf-8", "replace")
         blocks += [Code(label="To train it again", lines=[shlex.join(again)]), _file(OPTIONS, text)]
     elif run.facts:
-        blocks.append(_file(CONFIG, (run.folder / CONFIG).read_text()))
+        blocks.append(_file(CONFIG, (run.folder / CONFIG).read_text("utf-8", "replace")))
     return blocks
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from pipeline.loader import ShardedData
 from sharding.errors import AlexstreamError, DatasetError
+from sharding.fields import parsed
 from sharding.layout import find_split, is_dataset, split_folders_of
 from sharding.storage import location
 from trainer import checkpoint as checkpoints
@@ -52,6 +52,12 @@ class Run:
     options: dict[str, Any]
     network: Ensemble | None
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What ``run.json`` says of the data; {} if it says nothing."""
+        found = self.facts.get("data")
+        return found if isinstance(found, dict) else {}
+
     @classmethod
     def of(cls, folder: Path) -> Run:
         """Read it. Raises CheckpointError if its checkpoint cannot be read."""
@@ -66,7 +72,7 @@ class Run:
     @property
     def augmentation(self) -> str:
         """The recipe of its images, ``paper`` if it is not written down."""
-        return str(self.facts.get("data", {}).get("augmentation", "paper"))
+        return str(self.data.get("augmentation", "paper"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +138,7 @@ def _without_data(request: Request, run: Run, why: str) -> Subject:
 
 def _require_same(run: Run, stream: ShardedData) -> None:
     """Raise DatasetError or CheckpointError unless the stream's data is what the run was trained on."""
-    facts, trained_on = stream.facts(), run.facts.get("data", {}).get("train_digest")
+    facts, trained_on = stream.facts(), run.data.get("train_digest")
     if trained_on not in (None, facts.train_digest):
         raise DatasetError(
             f"{stream.train} has digest {facts.train_digest[:12]}…, but {run.folder} was trained on "
@@ -158,7 +164,7 @@ def _stream(request: Request, data: Path, val: Path | None, augmentation: str) -
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = parsed(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -166,6 +172,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, ValueError):
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}

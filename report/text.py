@@ -1,23 +1,8 @@
-"""Pure: text from outside, such as file names and class names, as it may be shown."""
+"""Pure: text from outside, such as file names and class names, as a page shows it."""
 
 from __future__ import annotations
 
-import unicodedata
-
-
-def plain(text: str) -> str:
-    r"""``text`` with all that is not printable as escapes: ``\n``, ``\x1b``, ``\u202e``, ``\udcff``.
-
-    Line ends, control characters, marks that turn the direction of writing, and bytes of file names that are no text;
-    spaces of any width are left.
-    """
-    if text.isprintable():
-        return text
-    return "".join(one if _is_shown(one) else one.encode("unicode_escape").decode("ascii") for one in text)
-
-
-def _is_shown(one: str) -> bool:
-    return one.isprintable() or unicodedata.category(one) == "Zs"
+from sharding.text import plain as plain
 
 
 def short(text: str, most: int) -> str:

@@ -116,11 +116,11 @@ def _rate(metrics: Metrics) -> Chart:
 
 
 def _speed(run: Run, metrics: Metrics) -> list[Chart]:
-    groups, batch_size = Groups.of(metrics), run.facts.get("data", {}).get("batch_size")
+    groups, batch_size = Groups.of(metrics), run.data.get("batch_size")
     elapsed = np.maximum(groups.sum("elapsed_s"), 1e-9)
     wait = Line(name="data-wait", x_N=groups.step_G, y_N=100 * groups.sum("wait_s") / elapsed)
     drawn = [_chart("wait", "Share of the time that was waited for data", "per cent of the time", [wait], ".2f")]
-    if batch_size:
+    if isinstance(batch_size, int) and 0 < batch_size < 1 << 31:
         rate = Line(name="images/s", x_N=groups.step_G, y_N=batch_size * np.diff(groups.bounds) / elapsed)
         drawn.insert(0, _chart("throughput", "Throughput", "images a second", [rate], ",.0f"))
     return drawn

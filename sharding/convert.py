@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tempfile
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharding.errors import BadImageError
+from sharding.errors import BadImageError, OutputError
 from sharding.image import PreparedImage, prepare
-from sharding.layout import CATALOG_COLUMNS, EncodeRecipe, ShardRecord
+from sharding.layout import CATALOG_COLUMNS, CATALOG_INTEGERS, EncodeRecipe, ShardRecord
 from sharding.listing import WHOLE_FILE, SourceImage, images
-from sharding.sources.reading import Reader
+from sharding.part import BROKEN, Row, Seen, ShardOutcome, changed, part_bytes, read_part
+from sharding.sources.reading import Mark, Reader
 from sharding.stats import PixelSums
 from sharding.storage import pending, publish
 from sharding.tar import TarWriter, index_bytes
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,23 +39,11 @@ class ShardJob:
     folder: Path
     encode: EncodeRecipe
     label_digits: int
+    archives: Mapping[str, Mark] = field(default_factory=dict)  # of the source, as they were listed
 
     def images(self) -> Iterator[SourceImage]:
         """The source images, in the order of the tar."""
         return images(self.rows, self.classes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardOutcome:
-    """What became of a shard job's files: the manifest's record, and the refused ones.
-
-    ``refused`` rows have path, wnid, reason, detail, bytes and sha256. A shard whose every file was refused
-    writes nothing and has no record.
-    """
-
-    record: ShardRecord | None
-    refused: list[Row] = field(default_factory=list)
-    written_by_class: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +55,7 @@ class _Making:
     progress: Callable[[int], None]
     sums: PixelSums
     refused: list[Row] = field(default_factory=list)
+    seen: dict[str, Seen] = field(default_factory=dict)
 
     def samples(self) -> Iterator[tuple[Row, bytes]]:
         """Catalog row (without its offset) and content of every good image, in the order of the tar."""
@@ -104,6 +89,7 @@ class _Making:
             self.refused.append(_refusal(image, data, error))
             return None
         finally:
+            self.seen[image.key] = self.reader.mark, hashlib.sha256(data).hexdigest()
             self.progress(1)
         self.sums.add(prepared.pixels_HWC)
         return _catalog_row(image, data, prepared), prepared.content
@@ -121,7 +107,7 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
         return kept
     rows: list[Row] = []
     record = None
-    with Reader(job.source_root) as reader, pending(job.folder / f"{job.name}.tar") as write:
+    with Reader(job.source_root, job.archives) as reader, pending(job.folder / f"{job.name}.tar") as write:
         tar = TarWriter(write.file, job.label_digits)
         making = _Making(job=job, reader=reader, progress=progress, sums=PixelSums(job.encode.size_px))
         for row, content in making.samples():
@@ -133,7 +119,7 @@ def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[Shard
             write.commit()
     written_by_class = dict(Counter(str(row["wnid"]) for row in rows))
     outcome = ShardOutcome(record=record, refused=making.refused, written_by_class=written_by_class)
-    publish(job.folder / f"{job.name}.part", _part_bytes(outcome, making.sums))
+    publish(job.folder / f"{job.name}.part", part_bytes(outcome, making.sums, making.seen))
     return outcome, making.sums
 
 
@@ -158,10 +144,10 @@ def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
     if not path.is_file():
         return None
     try:
-        outcome, sums = _read_part(path.read_bytes(), job.encode.size_px)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
+        outcome, sums, seen = read_part(path.read_bytes(), job.encode.size_px)
+    except Exception:  # whatever is wrong with it, the shard is made anew
         return None
-    if _any_mended(job, outcome.refused):
+    if changed(job.images(), job.source_root, outcome, seen):
         return None
     record = outcome.record
     if record is not None:
@@ -174,43 +160,22 @@ def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
 def _sha256_of(path: Path) -> str | None:
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # whatever it was, it is written again
+        return None
 
 
-def _any_mended(job: ShardJob, refused: list[Row]) -> bool:
-    """Whether a refused file is another than it was then: it gets a new chance."""
-    shas = {row["path"]: row["sha256"] for row in refused}
-    if not shas:
-        return False
-    with Reader(job.source_root) as reader:
-        for image in job.images():
-            if image.path not in shas:
-                continue
-            try:
-                data = reader.read(image.container, image.offset, image.size)
-            except BadImageError:
-                data = b""
-            if hashlib.sha256(data).hexdigest() != shas[image.path]:
-                return True
-    return False
-
-
-def _part_bytes(outcome: ShardOutcome, sums: PixelSums) -> bytes:
-    """A shard's outcome and sums as one ``.npz``: what a later run needs if this one does not reach its end."""
-    buffer = io.BytesIO()
-    text = np.frombuffer(json.dumps(asdict(outcome)).encode(), np.uint8)
-    np.savez(buffer, outcome=text, count=sums.num_images, sum_HWC=sums.sum_HWC, product_CC=sums.product_CC)
-    return buffer.getvalue()
-
-
-def _read_part(data: bytes, size_px: int) -> tuple[ShardOutcome, PixelSums]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        raw = json.loads(arrays["outcome"].tobytes())
-        sums = PixelSums(size_px)
-        sums.add_sums(int(arrays["count"]), arrays["sum_HWC"], arrays["product_CC"])
-    raw["record"] = ShardRecord(**raw["record"]) if raw["record"] else None
-    return ShardOutcome(**raw), sums
+def changed_since(job: ShardJob) -> list[str]:
+    """Paths of a finished shard's images that are other bytes now, before the parts are deleted: [] if all is well."""
+    path = job.folder / f"{job.name}.part"
+    try:
+        outcome, _, seen = read_part(path.read_bytes(), job.encode.size_px)
+    except (*BROKEN, OSError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is damaged"
+        raise OutputError(f"cannot read {path}: {why}; run the same command again, which makes it anew") from error
+    return changed(job.images(), job.source_root, outcome, seen)
 
 
 def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage) -> Row:
@@ -244,14 +209,13 @@ def _refusal(image: SourceImage, data: bytes, error: BadImageError) -> Row:
 def _parquet_bytes(rows: list[Row], shard: str) -> bytes:
     import pyarrow.parquet as pq
 
-    integers = {"offset", "size", "label", "source_width", "source_height"}
-    schema = pa.schema([(c, pa.int64() if c in integers else pa.string()) for c in CATALOG_COLUMNS])
+    schema = pa.schema([(c, pa.int64() if c in CATALOG_INTEGERS else pa.string()) for c in CATALOG_COLUMNS])
     buffer = io.BytesIO()
-    readable = [{"shard": shard, **{name: _readable(value) for name, value in row.items()}} for row in rows]
-    pq.write_table(pa.Table.from_pylist(readable, schema=schema), buffer, compression="zstd")
+    shown = [{"shard": shard, **{name: readable(value) for name, value in row.items()}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(shown, schema=schema), buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _readable(value: Any) -> Any:
+def readable(value: Any) -> Any:
     """File names that are no UTF-8 get backslash escapes: Parquet text must be UTF-8."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

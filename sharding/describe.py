@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +10,8 @@ from typing import Any
 
 from sharding import layout
 from sharding.errors import DatasetError
+from sharding.fields import decoded, parsed
+from sharding.text import plain
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -18,7 +20,7 @@ def facts(folder: Path) -> dict[str, Any]:
     written = [c.written for c in manifest.counts_by_class.values()]
     columns = layout.load_catalog(folder, manifest, ("notes", "source_width", "source_height"))
     notes = Counter(note for text in columns["notes"] for note in text.split("; ") if note)
-    rows = quarantine(folder)
+    rows = quarantine(folder, manifest)
     return {
         "folder": str(folder),
         "split": manifest.split,
@@ -44,13 +46,28 @@ def facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def quarantine(folder: Path) -> list[dict[str, Any]]:
-    """The refused and excluded files, with ``outcome``, ``path`` and ``reason``. Raises DatasetError if unreadable."""
-    path = folder / layout.QUARANTINE
+def quarantine(folder: Path, manifest: layout.Manifest) -> list[dict[str, Any]]:
+    """The refused and excluded files, with ``outcome``, ``path`` and ``reason``.
+
+    Raises DatasetError if the list is missing, is not the manifest's, or is no such list.
+    """
+    path, remedy = folder / layout.QUARANTINE, "find all damage with: cli.py verify"
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing or no regular file; {remedy}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != manifest.quarantine_sha256:
+        raise DatasetError(f"{path}: sha256 differs from the manifest's; {remedy}")
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: missing or unreadable ({error}); find the damage with: cli.py verify") from error
+        return [_left_out(line) for line in data.splitlines()]
+    except ValueError as error:
+        raise DatasetError(f"{path}: malformed ({error}); {remedy}") from error
+
+
+def _left_out(line: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = decoded(dict[str, Any], parsed(line))
+    if not all(isinstance(row.get(name), str) for name in ("outcome", "path", "reason")):
+        raise ValueError("a line without outcome, path and reason")
+    return row
 
 
 def describe(folder: Path) -> str:
@@ -74,4 +91,4 @@ def describe(folder: Path) -> str:
         "left out": ", ".join(f"{reason} ({n:,})" for reason, n in f["left_out"].items()) or "nothing",
         "made with": ", ".join(f"{name} {version}" for name, version in f["tool"].items()) + f"; seed {f['seed']}",
     }
-    return "\n".join([str(f["folder"]), *(f"  {name:13} {value}" for name, value in rows.items())])
+    return "\n".join([str(f["folder"]), *(f"  {name:13} {plain(value)}" for name, value in rows.items())])

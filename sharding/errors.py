@@ -9,9 +9,18 @@
     └── BadImageError          one source file is no usable image (quarantined, never fatal)
 """
 
+from sharding.text import one_line
+
 
 class AlexstreamError(Exception):
-    """Root of the errors a user can cause and mend: the message says what, where and what to do next."""
+    """Root of the errors a user can cause and mend: the message says what, where and what to do next.
+
+    It is one line without control characters, whatever names and library's words went into it.
+    """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message as it may be shown."""
+        super().__init__(one_line(message))
 
 
 class SourceError(AlexstreamError):

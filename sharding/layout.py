@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharding.errors import DatasetError
+from sharding.fields import decoded, parsed
 from sharding.storage import publish
 
 SCHEMA = "alexstream-dataset/1"
@@ -27,6 +30,8 @@ READERS = 4  # threads that read catalogs
 SPLITS = ("train", "val", "test")
 MANIFEST, STATS, MEAN, CLASSES = "manifest.json", "stats.json", "mean.npy", "classes.json"
 QUARANTINE, PLAN, CARD, TIMM_INFO = "quarantine.jsonl", "plan.json", "README.md", "_info.json"
+SAMPLE_BYTES = 2048  # the least that a sample takes in a tar: two members, of a header and a block of content each
+_SHARD_NAME = re.compile(r"[a-z]+-[0-9]{6,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,8 @@ class Counts:
                 f"counts do not close: found {self.found} != written {self.written} "
                 f"+ quarantined {self.quarantined} + excluded {self.excluded}"
             )
+        if min(self.found, self.written, self.quarantined, self.excluded) < 0:
+            raise DatasetError(f"counts below zero: {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +139,10 @@ class Manifest:
         return sum(shard.num_samples for shard in self.shards)
 
 
+Integers = tuple[int, int, int]  # by R, G, B
+Floats = tuple[float, float, float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetStats:
     """Exact statistics of the stored pixels, each number with its pixel scale (0..255 or 0..1).
@@ -143,13 +154,13 @@ class DatasetStats:
     dataset_digest: str
     num_images: int
     num_pixels: int
-    rgb_sums: tuple[int, int, int]
-    rgb_products: tuple[tuple[int, int, int], ...]
-    mean_rgb_255: tuple[float, float, float]
-    covariance_255: tuple[tuple[float, float, float], ...]
-    eigenvalues_255: tuple[float, float, float]
-    eigenvalues_01: tuple[float, float, float]
-    eigenvectors: tuple[tuple[float, float, float], ...]
+    rgb_sums: Integers
+    rgb_products: tuple[Integers, Integers, Integers]
+    mean_rgb_255: Floats
+    covariance_255: tuple[Floats, Floats, Floats]
+    eigenvalues_255: Floats
+    eigenvalues_01: Floats
+    eigenvectors: tuple[Floats, Floats, Floats]
     mean_image_sha256: str
 
     @property
@@ -162,6 +173,7 @@ CATALOG_COLUMNS = (
     "key", "extension", "shard", "offset", "size", "label", "wnid", "source", "source_sha256", "stored_sha256",
     "source_width", "source_height", "source_format", "notes",
 )  # fmt: skip
+CATALOG_INTEGERS = frozenset({"offset", "size", "label", "source_width", "source_height"})
 
 
 def shard_name(split: str, index: int) -> str:
@@ -199,16 +211,11 @@ def load_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     raw = _load_checked(path, missing=f"{folder} is no finished data set ({MANIFEST} is missing); make one with: "
                      f"cli.py shard --src IMAGES --out {folder}")  # fmt: skip
+    digest = str(raw.pop("digest", None))
     try:
-        digest = raw.pop("digest")
-        raw["encode"] = EncodeRecipe(**raw["encode"])
-        raw["classes"] = tuple(raw["classes"])
-        raw["notices"] = tuple(raw["notices"])
-        raw["shards"] = tuple(ShardRecord(**shard) for shard in raw["shards"])
-        raw["counts"] = Counts(**raw["counts"])
-        raw["counts_by_class"] = {name: Counts(**c) for name, c in raw["counts_by_class"].items()}
-        manifest = Manifest(**raw)
-    except (KeyError, TypeError, ValueError) as error:
+        manifest = decoded(Manifest, raw)
+        _check_consistent(manifest)
+    except (ValueError, DatasetError) as error:
         raise DatasetError(f"{path}: malformed manifest ({error}); shard the source again") from error
     if digest != manifest.digest:
         raise DatasetError(
@@ -216,6 +223,20 @@ def load_manifest(folder: Path) -> Manifest:
             "the manifest was edited or mixed up: shard the source again"
         )
     return manifest
+
+
+def _check_consistent(manifest: Manifest) -> None:
+    """Raises ValueError for what contradicts itself, shards that lead out of the folder, and samples without room."""
+    names = [shard.name for shard in manifest.shards]
+    right = all(_SHARD_NAME.fullmatch(name) and name.rpartition("-")[0] == manifest.split for name in names)
+    if not names or not right or len(set(names)) < len(names):
+        raise ValueError(f"shards: not some of the split {manifest.split!r}, each once")
+    if any(not 0 <= shard.num_samples * SAMPLE_BYTES <= shard.num_bytes for shard in manifest.shards):
+        raise ValueError("shards: more samples than their bytes can hold")
+    if not manifest.classes or len(set(manifest.classes)) < len(manifest.classes):
+        raise ValueError("classes: none, or one twice")
+    if set(manifest.counts_by_class) != set(manifest.classes):
+        raise ValueError("counts_by_class: not of the classes")
 
 
 def save_stats(folder: Path, stats: DatasetStats, mean_image_HWC: NDArray[np.float64]) -> None:
@@ -233,14 +254,17 @@ def load_stats(folder: Path, manifest: Manifest) -> DatasetStats:
     remedy = f"shard the source again, or restore the {STATS} that belongs to this folder"
     raw = _load_checked(path, missing=f"{folder} has no {STATS}; {remedy}")
     try:
-        stats = DatasetStats(**{k: _tupled(v) for k, v in raw.items()})
-    except TypeError as error:
+        stats = decoded(DatasetStats, raw)
+    except ValueError as error:
         raise DatasetError(f"{path}: malformed statistics ({error}); {remedy}") from error
     if stats.dataset_digest != manifest.digest:
         raise DatasetError(
-            f"{path}: statistics are of data set {str(stats.dataset_digest)[:12]}…, "
+            f"{path}: statistics are of data set {stats.dataset_digest[:12]}…, "
             f"but {folder / MANIFEST} is data set {manifest.digest[:12]}…; {remedy}"
         )
+    num_pixels = stats.num_images * manifest.encode.size_px**2
+    if (stats.num_images, stats.num_pixels) != (manifest.num_samples, num_pixels):
+        raise DatasetError(f"{path}: counts other images or pixels than {folder / MANIFEST} has; {remedy}")
     return stats
 
 
@@ -252,58 +276,102 @@ def load_mean_image(folder: Path, stats: DatasetStats) -> NDArray[np.float64]:
     path = folder / MEAN
     if not path.is_file():
         raise DatasetError(f"{folder} has no {MEAN}; shard the source again")
-    data = path.read_bytes()
+    data = _read(path)
     if hashlib.sha256(data).hexdigest() != stats.mean_image_sha256:
         raise DatasetError(f"{path}: sha256 differs from the one in {STATS}; the file was changed or mixed up")
-    array: NDArray[np.float64] = np.load(io.BytesIO(data), allow_pickle=False)
+    size_px = math.isqrt(stats.num_pixels // max(1, stats.num_images))
+    try:
+        return _mean_of(data, (size_px, size_px, 3))
+    except ValueError as error:
+        raise DatasetError(f"{path}: is no mean image of this data set ({error}); shard the source again") from error
+
+
+def _mean_of(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """The array of a ``.npy`` file that begins as ``save_stats`` writes it: its header is compared, not parsed.
+
+    NumPy would take memory for whatever the header claims, and its parser fails in more ways than it says.
+    """
+    start = io.BytesIO()
+    np.lib.format.write_array_header_1_0(start, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    header = start.getvalue()
+    if not data.startswith(header) or len(data) != len(header) + 8 * math.prod(shape):
+        raise ValueError(f"expected float64 {shape}")
+    array = np.frombuffer(data, "<f8", offset=len(header)).reshape(shape).astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError("a pixel is no number")
     return array
 
 
 def load_catalog(folder: Path, manifest: Manifest, columns: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read the named catalog columns of all shards, in shard order, as arrays of length ``num_samples``.
 
-    Row number = sample id. Raises DatasetError as ``load_catalog_shard`` does, and for a catalog that has more or
-    fewer rows than the manifest says.
+    Row number = sample id. Raises DatasetError as ``load_catalog_shard`` does.
     """
     with ThreadPoolExecutor(READERS) as pool:  # hashing and Parquet leave the interpreter to the others
         parts = list(pool.map(lambda shard: load_catalog_shard(folder, shard, columns), manifest.shards))
-    for shard, part in zip(manifest.shards, parts, strict=True):
-        rows = len(part[columns[0]])
-        if rows != shard.num_samples:
-            raise DatasetError(
-                f"{folder / shard.name}.parquet has {rows} rows, but the manifest says {shard.num_samples} samples; "
-                "restore both, or shard the source again"
-            )
     return {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
 
 def load_catalog_shard(folder: Path, shard: ShardRecord, columns: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read the named catalog columns of one shard: integers as int64 arrays, text as object arrays.
 
-    Raises DatasetError if the file is missing or is not the one that the manifest lists.
+    Raises DatasetError if the file is missing or is not the one that the manifest lists, has more or fewer rows than
+    that says, or holds something else in these columns.
     """
-    import pyarrow.parquet as pq
-
     path = folder / f"{shard.name}.parquet"
     if not path.is_file():
         raise DatasetError(f"{path} is missing; restore it or shard the source again")
-    data = path.read_bytes()
+    data = _read(path)
     if hashlib.sha256(data).hexdigest() != shard.catalog_sha256:
         raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
-    with pq.ParquetFile(io.BytesIO(data)) as file:
-        table = file.read(list(columns))
-    return {name: _array(table.column(name).combine_chunks()) for name in columns}
+    table = _catalog_table(path, data, shard, columns)
+    arrays = {name: _array(table.column(name).combine_chunks()) for name in columns}
+    _check_places(path, shard, arrays)
+    return arrays
+
+
+def _check_places(path: Path, shard: ShardRecord, arrays: dict[str, NDArray[Any]]) -> None:
+    """Samples lie within the shard, each behind a header of its own: readers take memory for what is claimed here."""
+    offset, size = arrays.get("offset"), arrays.get("size")
+    if offset is None or size is None:
+        return
+    if (offset < 512).any() or (size < 0).any() or (size > shard.num_bytes - offset).any():  # a sum may overflow
+        raise DatasetError(f"{path}: points outside {shard.name}.tar; restore both, or shard the source again")
 
 
 def load_catalog_rows(
     folder: Path, shard: ShardRecord, columns: tuple[str, ...], rows: list[int]
 ) -> list[dict[str, Any]]:
     """A few rows of one shard's catalog, by their numbers; the file was checked by ``load_catalog`` before."""
+    path = folder / f"{shard.name}.parquet"
+    table = _catalog_table(path, path.read_bytes(), shard, columns)
+    return [table.slice(row, 1).to_pylist()[0] for row in rows]
+
+
+def _catalog_table(path: Path, data: bytes, shard: ShardRecord, columns: tuple[str, ...]) -> Any:
+    """The named columns, of the types that ``shard`` writes and without nulls."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(folder / f"{shard.name}.parquet") as file:
-        table = file.read(list(columns), use_threads=False)
-    return [table.slice(row, 1).to_pylist()[0] for row in rows]
+    wanted = [(name, "int64" if name in CATALOG_INTEGERS else "string") for name in columns]
+    try:
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            if (rows := file.metadata.num_rows) != shard.num_samples:
+                raise DatasetError(
+                    f"{path} has {rows} rows, but the manifest says {shard.num_samples} samples; restore both, or "
+                    "shard the source again"
+                )
+            kinds = {one.name: str(one.type) for one in file.schema_arrow}
+            found = [(name, kinds.get(name, "missing")) for name in columns]
+            if found != wanted:
+                raise ValueError(f"columns {found}, expected {wanted}")
+            table = file.read(list(columns))
+        if table.num_rows != shard.num_samples or any(column.null_count for column in table.columns):
+            raise ValueError("values are missing")
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DatasetError(f"{path}: no catalog that can be read ({error}); shard the source again") from error
+    return table
 
 
 def is_dataset(folder: Path) -> bool:
@@ -318,18 +386,24 @@ def find_split(folder: Path, split: str) -> Path | None:
     return folder / split if is_dataset(folder / split) else None
 
 
-def split_folders_of(folder: Path) -> list[Path]:
+def split_folders_of(folder: Path, *, damaged: bool = False) -> list[Path]:
     """The split folders in ``folder``: itself, or those of its children that hold a manifest, training first.
 
-    Raises DatasetError if there is none.
+    ``damaged``: those too that hold files of a data set without its manifest. Raises DatasetError if there is none.
     """
     if is_dataset(folder):
         return [folder]
     order = {"train": "0", "val": "1"}
-    children = [path for path in folder.iterdir() if is_dataset(path)] if folder.is_dir() else []
+    listed = list(folder.iterdir()) if folder.is_dir() else []
+    children = [path for path in listed if is_dataset(path) or (damaged and _was_dataset(path))]
     if not children:
         load_manifest(folder)  # raises, and says how to make one
     return sorted(children, key=lambda path: order.get(path.name, path.name))
+
+
+def _was_dataset(folder: Path) -> bool:
+    """Whether there are files that only a data set or an unfinished conversion has."""
+    return any((folder / name).is_file() for name in (STATS, MEAN, TIMM_INFO, PLAN))
 
 
 def _save_checked(path: Path, fields: dict[str, Any]) -> None:
@@ -342,30 +416,39 @@ def _load_checked(path: Path, *, missing: str) -> dict[str, Any]:
     """The fields that ``_save_checked`` wrote. Raises DatasetError for a missing, foreign or changed file."""
     if not path.is_file():
         raise DatasetError(missing)
+    data = _read(path)
     try:
-        raw = json.loads(path.read_bytes())
-    except ValueError as error:
+        raw = parsed(data)
+        if not isinstance(raw, dict):
+            raise ValueError("no object")
+        checksum = raw.pop("checksum", None)
+        content, again = json_digest(raw), json_bytes({**raw, "checksum": checksum})
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON ({error}); shard the source again") from error
-    if not isinstance(raw, dict):
-        raise DatasetError(f"{path}: expected a JSON object; shard the source again")
-    if raw.get("schema") != SCHEMA:
-        raise DatasetError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA!r}; shard the source again")
-    checksum = raw.pop("checksum", None)
-    if checksum != json_digest(raw):
+    schema = raw.pop("schema", None)
+    if schema != SCHEMA:
+        raise DatasetError(f"{path}: schema {str(schema)[:40]!r}, expected {SCHEMA!r}; shard the source again")
+    if checksum != content:
         raise DatasetError(
             f"{path}: was changed after it was written (its checksum is {str(checksum)[:12]}…, its content gives "
-            f"{json_digest(raw)[:12]}…); restore it, or shard the source again"
+            f"{content[:12]}…); restore it, or shard the source again"
         )
-    del raw["schema"]
+    if data != again:  # other bytes for the same values: spaces, 1E5 for 1e5
+        raise DatasetError(f"{path}: was changed after it was written (in its spaces or spelling); restore it, or "
+                           "shard the source again")  # fmt: skip
     return raw
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DatasetError(f"cannot read {path}: {reason}; mend that and run the same command again") from error
 
 
 def _array(column: Any) -> NDArray[Any]:
     """A catalog column; pyarrow's own ``to_numpy`` and ``take`` load pandas where it is installed, a second long."""
-    if str(column.type) == "int64" and not column.null_count:
+    if str(column.type) == "int64":
         return np.from_dlpack(column)
     return np.array(column.to_pylist(), object)
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value

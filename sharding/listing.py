@@ -99,6 +99,11 @@ class Listing:
     class_names: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
+    def archives(self) -> list[str]:
+        """The files that images are parts of."""
+        rows = self.table.filter(pc.not_equal(self.table.column("offset"), WHOLE_FILE))
+        return [os.fsdecode(name) for name in pc.unique(rows.column("container").cast(pa.binary())).to_pylist() if name]
+
     def __len__(self) -> int:
         """Number of images."""
         return int(self.table.num_rows)

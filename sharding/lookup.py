@@ -52,8 +52,11 @@ class Lookup:
         Raises DatasetError if its shard cannot be read, BadImageError if it no longer decodes.
         """
         ends = np.cumsum([shard.num_samples for shard in self.manifest.shards])
-        tar = self.folder / f"{self.manifest.shards[np.searchsorted(ends, sample, 'right')].name}.tar"
+        shard = self.manifest.shards[np.searchsorted(ends, sample, "right")]
+        tar = self.folder / f"{shard.name}.tar"
         try:
+            if tar.stat().st_size != shard.num_bytes:
+                raise DatasetError(f"{tar}: not of the manifest's size; restore it, or shard again")
             with tar.open("rb") as file:
                 file.seek(int(self.columns["offset"][sample]))
                 content = file.read(int(self.columns["size"][sample]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from sharding import layout
 from sharding.errors import OutputError
-from sharding.storage import publish
+from sharding.fields import parsed
+from sharding.storage import publish, sync_names
 
 
 @contextmanager
@@ -49,10 +49,11 @@ def _held(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--out {folder} is a file; give a folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise OutputError(f"cannot make --out {folder}: {error.strerror}") from error
+        remedy = "mend that and run the same command again, or give another --out"
+        raise OutputError(f"cannot make --out {folder}: {error.strerror}; {remedy}") from error
     try:
         _lock(descriptor, folder)
         yield
@@ -60,11 +61,28 @@ def _held(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _make(folder: Path) -> None:
+    """Make the folder and those above it; their names are on the disk before anything is put into them."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_names(folder.parent)
+
+
 def clear_leftovers(folder: Path) -> None:
     """Delete what only an unfinished conversion needs: the plan, the shards' parts and half-written files."""
-    for pattern in (layout.PLAN, "*.part", "*.tmp"):
+    _delete(folder, layout.PLAN, "*.part", "*.tmp")
+
+
+def _delete(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                remedy = "mend that and run the same command again"
+                raise OutputError(f"cannot delete {path}: {error.strerror}; {remedy}") from error
 
 
 def _lock(descriptor: int, folder: Path) -> None:
@@ -107,14 +125,15 @@ def _start(folder: Path, plan_digest: str, split: str) -> None:
             )
     elif folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()):
         raise OutputError(f"--out {folder} is not empty and holds no data set of alexstream; give another --out")
-    for path in folder.glob("*.tmp"):
-        path.unlink(missing_ok=True)
+    _delete(folder, "*.tmp")
     publish(plan, layout.json_bytes({"schema": layout.SCHEMA, "split": split, "plan": plan_digest}))
 
 
 def _plan_of(plan: Path) -> str | None:
     try:
-        found = json.loads(plan.read_bytes()).get("plan")
+        found = parsed(plan.read_bytes()).get("plan")
     except (ValueError, AttributeError):
         return None
+    except OSError as error:
+        raise OutputError(f"cannot read {plan}: {error.strerror}; mend that and run the same command again") from error
     return str(found)

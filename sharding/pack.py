@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,17 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharding import layout, sidecars
-from sharding.convert import ShardJob, ShardOutcome, convert_shard
+from sharding.convert import ShardJob, changed_since, convert_shard
 from sharding.errors import SourceError
 from sharding.listing import Listing, build
 from sharding.output import claimed, clear_leftovers
+from sharding.part import ShardOutcome
 from sharding.plan import num_shards, shuffled, split_evenly
 from sharding.progress import progress
 from sharding.ray_executor import run_jobs_on_ray
+from sharding.sources.reading import Mark, marks_of
 from sharding.sources.recognise import Recognised, recognise
 from sharding.stats import PixelSums, summarise
 from sharding.storage import publish
 from sharding.tar import label_digits
+from sharding.text import plain
 from sharding.workers import default_workers, run_jobs
 
 
@@ -52,21 +56,31 @@ class ShardRequest:
     max_bad: int | None = None
     executor: str = "local"
 
+    def __post_init__(self) -> None:
+        """Refuse a seed that no manifest can hold."""
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise SourceError(f"--seed: received {self.seed}, expected a number of at most 18 digits")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One split, listed and planned: ``order`` has the listing's rows in the order of the shards."""
+    """One split, listed and planned: ``order`` has the listing's rows in the order of the shards.
+
+    ``archives`` has a mark of each file that images are parts of: offsets mean nothing in another version of it.
+    """
 
     request: ShardRequest
     form: str
     listing: Listing
     order: NDArray[np.int64]
+    archives: Mapping[str, Mark]
 
     @classmethod
     def of(cls, request: ShardRequest, form: str, listing: Listing) -> Plan:
         """The plan that a listing, a seed and a recipe make."""
+        archives = marks_of(request.source, listing.archives())
         order = shuffled(listing.table.column("key"), request.seed)
-        return cls(request=request, form=form, listing=listing, order=order)
+        return cls(request=request, form=form, listing=listing, order=order, archives=archives)
 
     @property
     def digest(self) -> str:
@@ -98,6 +112,7 @@ class _Jobs(Sequence[ShardJob]):
             folder=plan.request.folder,
             encode=plan.request.encode,
             label_digits=label_digits(len(plan.listing.classes)),
+            archives=plan.archives,
         )
 
 
@@ -107,6 +122,7 @@ def plans(request: ShardRequest) -> Iterator[Plan]:
     A source with several splits gives ``folder/train``, ``folder/val``…; one with a single split goes to ``folder``
     itself. Raises SourceError for a source that cannot be used, or without the asked-for split.
     """
+    _check_encoding()
     recognised = recognise(request.source, request.classes)
     splits = recognised.splits
     if len(splits) > 1 and request.split not in ("", *splits):
@@ -124,6 +140,12 @@ def plans(request: ShardRequest) -> Iterator[Plan]:
         if name == "train":
             classes = classes or plan.listing.classes
         yield plan
+
+
+def _check_encoding() -> None:
+    """Classes and keys are made of file names, so that these must be read alike everywhere."""
+    if (found := sys.getfilesystemencoding()) != "utf-8":
+        raise SourceError(f"file names are read as {found} here, expected utf-8; run the same with PYTHONUTF8=1")
 
 
 def _plan(recognised: Recognised, name: str, request: ShardRequest) -> Plan:
@@ -203,14 +225,28 @@ def _convert(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums]
                     f"{request.max_bad}; the last: {outcome.refused[-1]['path']} ({outcome.refused[-1]['detail']}). "
                     "Finished shards are kept: mend the files or raise --max-bad, and run again"
                 )
+    _check_unchanged(request.source, todo)
     return outcomes, sums
+
+
+def _check_unchanged(source: Path, todo: Sequence[ShardJob]) -> None:
+    """The data set is that of one moment: nothing that went into it has changed since.
+
+    Raises SourceError if something has; the shards with the old bytes are then made again by the next run.
+    """
+    changed = [path for job in todo for path in changed_since(job)]
+    if changed:
+        raise SourceError(
+            f"{len(changed)} files of {source} changed after they were read, the first: {changed[0]}; what is finished "
+            "is kept: run the same command again when nobody writes there"
+        )
 
 
 def summary(folder: Path, manifest: layout.Manifest, worked: bool) -> str:
     """Some lines for a person: what is in ``folder``, what was remarkable, and that the audit closes."""
     c = manifest.counts
     size = sum(s.num_bytes for s in manifest.shards) / 2**20
-    return "\n".join([
+    lines = [
         f"{folder}: {'' if worked else 'already complete, '}{manifest.split}, {manifest.num_samples:,} samples "
         f"of {len(manifest.classes)} classes in {len(manifest.shards)} shards ({size:.1f} MiB), "
         f"digest {manifest.digest[:12]}",
@@ -218,7 +254,8 @@ def summary(folder: Path, manifest: layout.Manifest, worked: bool) -> str:
         *(f"  NOTE {notice}" for notice in manifest.notices),
         f"  found {c.found:,} = written {c.written:,} + quarantined {c.quarantined:,} + excluded {c.excluded:,}"
         + (f"   (reasons: {folder / layout.QUARANTINE})" if c.quarantined or c.excluded else ""),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return "\n".join(map(plain, lines))
 
 
 def _finish(plan: Plan, plan_digest: str, outcomes: list[ShardOutcome], sums: PixelSums) -> layout.Manifest:

@@ -72,8 +72,8 @@ def check_stats(folder: Path, *, num_workers: int = 0, quiet: bool = False) -> S
 
 def _sum_shard(job: _SumJob, progress: Callable[[int], None]) -> PixelSums:
     path = job.folder / f"{job.shard.name}.tar"
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing; restore it or shard the source again")
+    if not path.is_file() or path.stat().st_size != job.shard.num_bytes:
+        raise DatasetError(f"{path} is missing or of another size; restore it or shard the source again")
     one = layout.load_catalog_shard(job.folder, job.shard, ("key", "extension", "offset", "size"))
     sums = PixelSums(job.manifest.encode.size_px)
     with path.open("rb") as tar:

@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from sharding.compiled import njit
 
 Float32 = NDArray[np.float32]
 Uint8 = NDArray[np.uint8]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sharding import layout
 from sharding.storage import publish
+from sharding.text import plain
 
 # The lines between --- are for Hugging Face `datasets`: without them it takes the JSON files for the data.
 _CARD = """\
@@ -79,9 +80,10 @@ def _hub_name(split: str) -> str:
 def _card(manifest: layout.Manifest) -> str:
     counts = manifest.counts
     return _CARD.format(
-        source=manifest.source, split=manifest.split, hub_split=_hub_name(manifest.split), samples=manifest.num_samples,
+        source=plain(manifest.source), split=manifest.split, hub_split=_hub_name(manifest.split),
+        samples=manifest.num_samples,
         shards=len(manifest.shards), last=manifest.shards[-1].name[-6:], classes=len(manifest.classes),
-        stored=manifest.encode.describe(), form=manifest.source_form,
+        stored=manifest.encode.describe(), form=plain(manifest.source_form),
         schema=layout.SCHEMA, digest=manifest.digest, seed=manifest.seed, found=counts.found,
         written=counts.written, quarantined=counts.quarantined, excluded=counts.excluded,
         quarantine=layout.QUARANTINE, stats=layout.STATS, mean=layout.MEAN, timm=layout.TIMM_INFO,

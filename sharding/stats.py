@@ -15,9 +15,9 @@ from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sharding.compiled import njit
 from sharding.errors import DatasetError
 from sharding.layout import DatasetStats, npy_bytes
 
@@ -117,12 +117,12 @@ def summarise(sums: PixelSums, dataset_digest: str) -> DatasetStats:
         num_images=sums.num_images,
         num_pixels=num_pixels,
         rgb_sums=_triple(totals),
-        rgb_products=tuple(_triple(row) for row in products),
+        rgb_products=_triple([_triple(row) for row in products]),
         mean_rgb_255=_triple([float(Fraction(t, num_pixels)) for t in totals]),
-        covariance_255=tuple(_triple(row) for row in covariance),
+        covariance_255=_triple([_triple(row) for row in covariance]),
         eigenvalues_255=_triple(eigenvalues),
         eigenvalues_01=_triple([value / 255.0**2 for value in eigenvalues]),
-        eigenvectors=tuple(_triple(row) for row in eigenvectors),
+        eigenvectors=_triple([_triple(row) for row in eigenvectors]),
         mean_image_sha256=hashlib.sha256(npy_bytes(sums.mean_image())).hexdigest(),
     )
 

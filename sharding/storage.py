@@ -67,25 +67,21 @@ class Pending:
         if self._local:
             # The process number keeps a worker that outlived its killed parent from writing its successor's file.
             self._tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            self.file: BinaryIO = open(self._tmp, "wb")  # noqa: SIM115 - closed by discard
         else:
-            handle, name = tempfile.mkstemp(prefix="alexstream-", suffix=f"-{path.name}")
-            os.close(handle)
-            self._tmp = Path(name)
-        self.file: BinaryIO = open(self._tmp, "wb")  # noqa: SIM115 - closed by commit or discard
+            self.file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - without a name, so a kill leaves nothing
+            self._tmp = Path(f"/proc/self/fd/{self.file.fileno()}")
 
     def commit(self) -> None:
         """Bring what was written to its place: rename it when it is on the disk, or send it as one object."""
         self.file.flush()
-        if self._local:
-            os.fsync(self.file.fileno())
-        self.file.close()
         if not self._local:
             self._send()
             return
+        os.fsync(self.file.fileno())
+        self.file.close()
         os.replace(self._tmp, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_names(self._path.parent)
 
     def _send(self) -> None:
         try:
@@ -95,8 +91,20 @@ class Pending:
 
     def discard(self) -> None:
         """Delete what was written, unless it has its name."""
-        self.file.close()
-        self._tmp.unlink(missing_ok=True)
+        try:
+            self.file.close()  # on a full disk this writes, and fails, once more
+        finally:
+            if self._local:
+                self._tmp.unlink(missing_ok=True)
+
+
+def sync_names(folder: Path) -> None:
+    """Bring the names in a folder of this machine to the disk: without it a power loss may take back a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -124,7 +132,9 @@ def publish(path: Path, data: bytes) -> None:
 
 def _refused(path: Path, error: Exception) -> OutputError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return OutputError(f"cannot write {path}: {reason.splitlines()[0]}; nothing already written is lost")
+    return OutputError(
+        f"cannot write {path}: {reason.splitlines()[0]}; what is finished is kept: run the same command again"
+    )
 
 
 def _listed(schemes: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ Gives findings instead of raising, so that one damaged shard does not hide anoth
 from __future__ import annotations
 
 import hashlib
-import tarfile
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sharding import layout, sidecars
+from sharding.convert import readable
 from sharding.errors import AlexstreamError, BadImageError, DatasetError
 from sharding.image import stored_pixels
 from sharding.progress import progress
+from sharding.sources.place import open_ranges
+from sharding.sources.tar_walk import walk_tar
 from sharding.stats import PixelSums, summarise
 from sharding.tar import Member, index_bytes
+from sharding.text import plain
 from sharding.workers import default_workers, run_jobs
+
+_KEY, _EXTENSIONS = re.compile(r"[A-Za-z0-9_-]+"), ("jpg", "rgb", "png", "webp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +58,7 @@ class Verdict:
 
     def lines(self) -> str:
         """The verdict for a person."""
-        found = [f"{self.folder / f.file}: {f.problem}" for f in self.findings]
+        found = [plain(f"{self.folder / f.file}: {f.problem}") for f in self.findings]
         if self.manifest is None or found:
             return "\n".join([*found, f"{self.folder}: NOT INTACT, {len(found)} findings"])
         depth = "sizes and hashes" if self.fast else "hashes, indexes, every sample, labels, statistics"
@@ -92,10 +98,23 @@ def verify(folder: Path, *, fast: bool = False, num_workers: int = 0, quiet: boo
         return Verdict(folder=folder, manifest=None, fast=fast, findings=(finding,))
     proof = _prove_shards(folder, manifest, fast, num_workers, quiet)
     findings = [*proof.findings, *_sidecar_findings(folder, manifest), *_foreign_findings(folder, manifest)]
-    findings += _findings_of(layout.STATS, lambda: _load_statistics(folder, manifest))
+    findings += _statistics_findings(folder, manifest)
+    if _fits_nothing(manifest, findings):
+        problem = "fits none of the files beside it; it is another data set's, or they are"
+        findings.insert(0, Finding(file=layout.MANIFEST, problem=problem))
     if not fast and not proof.findings:
         findings += _whole_findings(folder, manifest, proof)
     return Verdict(folder=folder, manifest=manifest, fast=fast, findings=tuple(findings))
+
+
+def _fits_nothing(manifest: layout.Manifest, findings: list[Finding]) -> bool:
+    """Whether all that is bound to a manifest is wrong: then it is more likely the manifest."""
+    wrong = {finding.file for finding in findings}
+    return wrong >= {layout.STATS, *_shard_files(manifest)}
+
+
+def _shard_files(manifest: layout.Manifest) -> set[str]:
+    return {f"{s.name}.{extension}" for s in manifest.shards for extension in ("tar", "idx", "parquet")}
 
 
 def _prove_shards(folder: Path, manifest: layout.Manifest, fast: bool, num_workers: int, quiet: bool) -> _Proof:
@@ -126,7 +145,7 @@ def _prove_shard(job: _Job, progress: Callable[[int], None]) -> _Proof:
     try:
         with (job.folder / f"{job.shard.name}.tar").open("rb") as tar:
             _prove_samples(job, tar, proof, progress)
-    except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+    except (AlexstreamError, OSError, ValueError) as error:
         problem = f"is not what DATASET v1 describes ({error})"
         proof.findings.append(Finding(file=f"{job.shard.name}.tar", problem=problem))
     return proof
@@ -134,10 +153,15 @@ def _prove_shard(job: _Job, progress: Callable[[int], None]) -> _Proof:
 
 def _prove_file(path: Path, sha256: str) -> str | None:
     if not path.is_file():
-        return "is missing"
+        return _absence(path)
     with path.open("rb") as file:
         same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
     return None if same else "sha256 differs from the manifest's"
+
+
+def _absence(path: Path) -> str:
+    """What there is where a file should be; a link that leads nowhere is nothing."""
+    return "is no regular file" if path.exists() else "is missing"
 
 
 def _size(job: _Job) -> int:
@@ -148,7 +172,7 @@ def _size(job: _Job) -> int:
 def _prove_samples(job: _Job, tar: BinaryIO, proof: _Proof, progress: Callable[[int], None]) -> None:
     """Walk the tar and compare index, catalog, labels and pixels with what is there."""
     tar_name = f"{job.shard.name}.tar"
-    members = _walk(tar)
+    members = _walk(job.folder / tar_name)
     pairs = list(zip(members[::2], members[1::2], strict=False))
     if index_bytes(pairs) != (job.folder / f"{job.shard.name}.idx").read_bytes():
         proof.findings.append(Finding(file=f"{job.shard.name}.idx", problem="does not describe the tar's members"))
@@ -175,6 +199,8 @@ def _read(tar: BinaryIO, member: Member) -> bytes:
 
 
 def _wrong_place(image: Member, label: Member, row: dict[str, Any]) -> str | None:
+    if not _KEY.fullmatch(row["key"]) or row["extension"] not in _EXTENSIONS:
+        return f"is called {row['key']}.{row['extension']}"
     if (image.name, label.name) != (f"{row['key']}.{row['extension']}", f"{row['key']}.cls"):
         return f"members are called {image.name} and {label.name}"
     if (image.offset, image.size) != (row["offset"], row["size"]):
@@ -186,9 +212,9 @@ def _wrong_content(
     manifest: layout.Manifest, image: bytes, label: bytes, row: dict[str, Any], sums: PixelSums
 ) -> str | None:
     """What is wrong with the contents of one sample, or None; its pixels are added to ``sums``."""
-    if not label.isdigit() or int(label) != row["label"] or not 0 <= int(label) < len(manifest.classes):
+    if not re.fullmatch(rb"[0-9]{4,9}", label) or int(label) != row["label"] or int(label) >= len(manifest.classes):
         return f"label {label!r}, the catalog says {row['label']}"
-    if manifest.classes[int(label)] != row["wnid"]:
+    if readable(manifest.classes[int(label)]) != row["wnid"]:
         return f"label {int(label)} is class {manifest.classes[int(label)]}, the catalog says {row['wnid']}"
     if hashlib.sha256(image).hexdigest() != row["stored_sha256"]:
         return "sha256 differs from the catalog's"
@@ -199,9 +225,13 @@ def _wrong_content(
     return None
 
 
-def _walk(tar: BinaryIO) -> list[Member]:
-    with tarfile.open(fileobj=tar) as archive:
-        return [Member(name=m.name, offset=m.offset_data, size=m.size) for m in archive]
+def _walk(path: Path) -> list[Member]:
+    with open_ranges(path) as file:
+        found = list(walk_tar(file, path.name))
+    odd = next((m for m in found if m.reason), None)
+    if odd is not None:
+        raise ValueError(f"member {odd.name!r}: {odd.reason}")
+    return [Member(name=m.name, offset=m.offset, size=m.size) for m in found]
 
 
 def _whole_findings(folder: Path, manifest: layout.Manifest, proof: _Proof) -> list[Finding]:
@@ -220,10 +250,12 @@ def _whole_findings(folder: Path, manifest: layout.Manifest, proof: _Proof) -> l
     return findings
 
 
-def _load_statistics(folder: Path, manifest: layout.Manifest) -> layout.DatasetStats:
-    stats = layout.load_stats(folder, manifest)
-    layout.load_mean_image(folder, stats)
-    return stats
+def _statistics_findings(folder: Path, manifest: layout.Manifest) -> list[Finding]:
+    try:
+        stats = layout.load_stats(folder, manifest)
+    except AlexstreamError as error:
+        return [Finding(file=layout.STATS, problem=str(error))]
+    return _findings_of(layout.MEAN, lambda: layout.load_mean_image(folder, stats))
 
 
 def _sidecar_findings(folder: Path, manifest: layout.Manifest) -> list[Finding]:
@@ -231,7 +263,7 @@ def _sidecar_findings(folder: Path, manifest: layout.Manifest) -> list[Finding]:
     for name, expected in sidecars.contents(manifest).items():
         path = folder / name
         if not path.is_file():
-            findings.append(Finding(file=name, problem="is missing"))
+            findings.append(Finding(file=name, problem=_absence(path)))
         elif path.read_bytes() != expected:
             findings.append(Finding(file=name, problem="is not what the manifest gives"))
     return findings + _findings_of(layout.QUARANTINE, lambda: _check_quarantine(folder, manifest))
@@ -240,7 +272,7 @@ def _sidecar_findings(folder: Path, manifest: layout.Manifest) -> list[Finding]:
 def _check_quarantine(folder: Path, manifest: layout.Manifest) -> None:
     path = folder / layout.QUARANTINE
     if not path.is_file():
-        raise DatasetError("is missing")
+        raise DatasetError(_absence(path))
     if hashlib.sha256(path.read_bytes()).hexdigest() != manifest.quarantine_sha256:
         raise DatasetError("sha256 differs from the manifest's")
 
@@ -248,7 +280,7 @@ def _check_quarantine(folder: Path, manifest: layout.Manifest) -> None:
 def _foreign_findings(folder: Path, manifest: layout.Manifest) -> list[Finding]:
     """Files that the manifest knows nothing of: left by a crash, or put there."""
     known = {layout.MANIFEST, layout.STATS, layout.MEAN, layout.QUARANTINE, *sidecars.contents(manifest)}
-    known |= {f"{s.name}.{extension}" for s in manifest.shards for extension in ("tar", "idx", "parquet")}
+    known |= _shard_files(manifest)
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in known)
     return [Finding(file=name, problem="is not part of the data set") for name in foreign]
 

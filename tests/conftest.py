@@ -54,8 +54,9 @@ def sample_shards(sample_images, tmp_path_factory):
 def trained_run(sample_shards, tmp_path_factory):
     """A run folder: one epoch on ``sample_shards``, in this process."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    words = ["--data", sample_shards, "--run", folder, "--devices", 1, "--device", "cpu", "--epochs", 1]
-    result = CliRunner().invoke(main, [str(word) for word in ("train", *words, "--batch-size", 32, "--quiet")])
+    words = ["train", "--data", sample_shards, "--run", folder, "--devices", 1, "--device", "cpu", "--epochs", 1]
+    words += ["--width", 0.125, "--batch-size", 32, "--quiet"]
+    result = CliRunner().invoke(main, list(map(str, words)))
     assert result.exit_code == 0, result.output
     return folder
 

@@ -4,7 +4,8 @@
 
     AlexstreamError
     └── TrainError             the run cannot start, continue or be loaded
-        └── CheckpointError    a checkpoint is missing, damaged or belongs to another run
+        ├── CheckpointError    a checkpoint is missing, damaged or belongs to another run
+        └── LostRanksError     another rank died or does not answer
 """
 
 from pipeline.errors import AlexstreamError
@@ -16,3 +17,7 @@ class TrainError(AlexstreamError):
 
 class CheckpointError(TrainError):
     """A checkpoint is missing, damaged, or belongs to other data, classes or recipe."""
+
+
+class LostRanksError(TrainError):
+    """This rank cannot go on because another one died or does not answer."""

@@ -57,7 +57,9 @@ class Layer:
 
 def layers(num_classes: int, recipe: Recipe = PAPER) -> tuple[Layer, ...]:
     """The layers of section 3.5; biases as in section 5 (1 in conv2, conv4, conv5, fc6 and fc7)."""
-    kernels = dict(_TWO_COLUMNS if recipe.columns == 2 else _ONE_COLUMN)
+    whole = _TWO_COLUMNS if recipe.columns == 2 else _ONE_COLUMN
+    kernels = {name: int(count * recipe.width) for name, count in whole.items()}
+    hidden = int(HIDDEN * recipe.width)
     if recipe.sixth_conv:
         kernels["conv6"] = kernels["conv5"]
     kernels.pop(recipe.removed, None)
@@ -82,12 +84,12 @@ def layers(num_classes: int, recipe: Recipe = PAPER) -> tuple[Layer, ...]:
         )
         inputs = outputs
     full = Layer(
-        name="fc6", inputs=inputs * POOLED_PX**2, outputs=HIDDEN, groups=together, bias=1.0, sd=recipe.weight_sd
+        name="fc6", inputs=inputs * POOLED_PX**2, outputs=hidden, groups=together, bias=1.0, sd=recipe.weight_sd
     )
     made += [
         full,
-        replace(full, name="fc7", inputs=HIDDEN),
-        replace(full, name="fc8", inputs=HIDDEN, outputs=num_classes, groups=1, bias=0.0, cut_inputs=True),
+        replace(full, name="fc7", inputs=hidden),
+        replace(full, name="fc8", inputs=hidden, outputs=num_classes, groups=1, bias=0.0, cut_inputs=True),
     ]
     return tuple(made)
 

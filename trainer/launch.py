@@ -7,29 +7,27 @@ consecutive ranks hold the columns of one replica, on any number of nodes.
 from __future__ import annotations
 
 import json
-import logging
-import multiprocessing
 import os
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+from torch.distributed.rendezvous import rendezvous
 
 from pipeline.errors import AlexstreamError
+from trainer.claim import Claim
 from trainer.columns import Columns
-from trainer.errors import TrainError
+from trainer.errors import LostRanksError, TrainError
 from trainer.geometry import NUM_COLUMNS
+from trainer.meeting import TIMEOUT_S, Place, end_with, joined, losses_named
 from trainer.memory import freed_memory_kept
+from trainer.ranks import run_ranks, take_interrupts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,42 +102,43 @@ def num_replicas(num_devices: int) -> int:
     return world_size // num_devices
 
 
-def run(work: Callable[..., None], args: tuple[Any, ...], num_devices: int, device_type: str) -> None:
+def run(
+    work: Callable[..., None],
+    args: tuple[Any, ...],
+    num_devices: int,
+    device_type: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    claim: Claim | None = None,
+) -> None:
     """Run ``work(rank, *args)`` in every process of the run and wait for all of them.
 
     Under torchrun this process is one of them. Otherwise one device: in this process; two: both are started here,
-    meet through a file, and if one dies the other is stopped. Raises what ``work`` raises if it is an AlexstreamError,
-    TrainError if a rank dies otherwise.
+    meet through a file, hold ``claim`` with this process, and if one dies the other is stopped. Raises what ``work``
+    raises if it is an AlexstreamError, TrainError if a rank dies otherwise or does not answer for ``timeout_s``.
     """
     if under_torchrun():
-        _work_as_rank(work, args, num_devices, device_type, int(os.environ["LOCAL_RANK"]))
+        _work_as_rank(work, args, num_devices, device_type, timeout_s)
         return
     if num_devices == 1:
         _use_device(device_type, 0, 1)
         _do(work, Rank(columns=Columns(), device=_device(device_type, 0)), args)
         return
-    with tempfile.TemporaryDirectory(prefix="alexstream-") as meeting:
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what it tells is told below
-        messages = multiprocessing.get_context("spawn").SimpleQueue()
+    # A file in memory: whatever becomes of this process, nothing is left of it.
+    meeting = os.memfd_create("alexstream-ranks")
+    try:
         call = _Call(
-            meeting=f"file://{meeting}/ranks",
+            meeting=f"/proc/{os.getpid()}/fd/{meeting}",
             count=num_devices,
             device_type=device_type,
             launcher=os.getpid(),
+            timeout_s=timeout_s,
+            claim=claim,
             work=work,
         )
-        try:
-            # Daemons, so that an interrupt of this process alone ends them too instead of waiting for them.
-            start_processes(  # type: ignore[no-untyped-call]
-                _enter, (call, messages, args), nprocs=num_devices, daemon=True, start_method="spawn"
-            )
-        except ProcessExitedException as error:
-            if not messages.empty():
-                raise TrainError(messages.get()) from None
-            raise TrainError(
-                f"rank {error.error_index} died ({error.signal_name or error.exit_code}), so the run was stopped; "
-                "continue from its last checkpoint with --resume"
-            ) from None
+        run_ranks(_enter, (call, args), num_devices, timeout_s)
+    finally:
+        os.close(meeting)
 
 
 def results_of(work: Callable[..., Any], args: tuple[Any, ...], num_devices: int, device_type: str) -> list[Any]:
@@ -161,65 +160,48 @@ class _Call:
     count: int
     device_type: str
     launcher: int
+    timeout_s: float
+    claim: Claim | None
     work: Callable[..., None]
 
 
-def _enter(index: int, call: _Call, messages: Any, args: tuple[Any, ...]) -> None:
-    """A rank's process: join the others, work, leave. Expected errors go to the parent as one line."""
-    threading.Thread(target=_die_with, args=(call.launcher,), daemon=True).start()
+def _enter(index: int, pipe: Any, call: _Call, args: tuple[Any, ...]) -> None:
+    """A rank's process: join the others, work, leave. Expected errors go to the parent."""
+    take_interrupts()
+    end_with(call.launcher)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
-    _join(call.device_type, index, call.count, init_method=call.meeting, rank=index, world_size=call.count)
+    place = Place(index=index, count=call.count, timeout_s=call.timeout_s)
     try:
-        _do(call.work, Rank(columns=_columns(call.count), device=_device(call.device_type, index)), args)
-    except AlexstreamError as error:
-        messages.put(str(error))
+        with losses_named(place):
+            _use_device(call.device_type, index, call.count)
+            store = dist.FileStore(call.meeting, call.count)  # type: ignore[attr-defined]
+            columns = joined(call.device_type, store, place, call.count)
+            _do(call.work, Rank(columns=columns, device=_device(call.device_type, index)), args)
+    except (AlexstreamError, OSError) as error:
+        with suppress(OSError):  # nobody hears it if the launcher was killed
+            pipe.send((isinstance(error, LostRanksError), str(error)))
         sys.exit(1)
     dist.destroy_process_group()
 
 
 def _work_as_rank(
-    work: Callable[..., None], args: tuple[Any, ...], num_columns: int, device_type: str, local_rank: int
+    work: Callable[..., None], args: tuple[Any, ...], num_columns: int, device_type: str, timeout_s: float
 ) -> None:
     """As ``_enter``, in a process that torchrun started; it also ends the others if this one dies."""
-    _join(device_type, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), init_method="env://")
-    _do(work, Rank(columns=_columns(num_columns), device=_device(device_type, local_rank)), args)
+    end_with(os.getppid())
+    local_rank, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    place = Place(index=int(os.environ["RANK"]), count=int(os.environ["WORLD_SIZE"]), timeout_s=timeout_s)
+    with losses_named(place):
+        _use_device(device_type, local_rank, local_count)
+        store = next(rendezvous("env://", place.index, place.count))[0]
+        columns = joined(device_type, store, place, num_columns)
+        _do(work, Rank(columns=columns, device=_device(device_type, local_rank)), args)
     dist.destroy_process_group()
 
 
 def _do(work: Callable[..., None], rank: Rank, args: tuple[Any, ...]) -> None:
     with freed_memory_kept() if rank.device.type == "cpu" else nullcontext():
         work(rank, *args)
-
-
-def _join(device_type: str, local_rank: int, local_count: int, **meeting: Any) -> None:
-    _use_device(device_type, local_rank, local_count)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", **meeting)
-
-
-def _columns(count: int) -> Columns:
-    """This rank's place in the mesh of replicas and columns. Every rank of the run calls this."""
-    replicas = dist.get_world_size() // count
-    device_type = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    mesh = init_device_mesh(device_type, (replicas, count), mesh_dim_names=("replica", "column"))
-    mine = mesh.get_local_rank("replica")
-    # Input crops travel in groups of their own, so that they need not wait for activations.
-    data_groups = [dist.new_group(list(range(r * count, (r + 1) * count))) for r in range(replicas)]
-    return Columns(
-        index=mesh.get_local_rank("column"),
-        count=count,
-        replica=mine,
-        replicas=replicas,
-        group=mesh.get_group("column"),
-        data_group=data_groups[mine],
-        replica_group=mesh.get_group("replica"),
-    )
-
-
-def _die_with(parent: int) -> None:
-    """A rank whose launcher was killed ends too: nobody would read its results or stop it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _device(device_type: str, index: int) -> torch.device:

@@ -5,101 +5,30 @@ Called by ``launch`` in every rank with the same arguments; all ranks take the s
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from pipeline.batch import Batch, DataFacts, TrainingData
 from trainer import checkpoint as checkpoints
-from trainer.checkpoint import Checkpoint, Tensors
-from trainer.errors import CheckpointError, TrainError
+from trainer.checkpoint import Checkpoint
+from trainer.errors import TrainError
 from trainer.evaluate import Score, evaluate
-from trainer.geometry import initial_parameters, num_parameters
+from trainer.geometry import num_parameters
 from trainer.launch import Rank
-from trainer.learner import Learner, Precision
-from trainer.metrics import CONFIG, Meter, Recorder, StepResult
+from trainer.learner import Learner
+from trainer.metrics import Meter, Recorder, StepResult
 from trainer.recipe import Phase, Recipe
 from trainer.schedule import phase_after
+from trainer.start import RunOptions, start_parameters
 from trainer.verdict import Balance
+from trainer.waiting import LONG_S, Waiting
 
 NO_LIGHTING = "-no-lighting"  # of an augmentation's name
 DIVERGED = 10.0  # times the loss of guessing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How long a run lasts and what it leaves. ``checkpoint_every`` counts steps; 0 means at epoch ends only.
-
-    ``init_from``: a checkpoint whose parameters are taken, those whose shapes differ (another number of classes)
-    excepted. ``precision``: of activations and gradients; parameters and their velocity are float32 in any case.
-    """
-
-    folder: Path
-    epochs: int = 90
-    recipe: Recipe = Recipe()
-    resume: bool = False
-    init_from: Path | None = None
-    precision: Precision = "fp32"
-    compile: bool = False
-    checkpoint_every: int = 0
-    keep: int = checkpoints.KEEP
-    log_every: int = 10
-    tensorboard: bool = False
-    quiet: bool = False
-
-
-def prepare(options: RunOptions, facts: DataFacts, num_parts: int = 1, *, write: bool = True) -> None:
-    """Check, before any rank starts, that the run folder fits; make it and record the run in ``run.json``.
-
-    ``num_parts``: processes that share a batch; ``write``: whether this process is the one to make the folder.
-    Raises TrainError if they cannot share it evenly, if the folder holds a run and ``resume`` is off or
-    none and it is on; CheckpointError if the checkpoint belongs to other data or another recipe.
-    """
-    if facts.batch_size % num_parts:
-        raise TrainError(
-            f"--batch-size: received {facts.batch_size}, expected a multiple of {num_parts}, the number of processes"
-        )
-    newest = checkpoints.latest(options.folder)
-    if newest is not None and not options.resume:
-        raise TrainError(
-            f"--run {options.folder} holds a run ({newest.name}); continue it with --resume, or give another"
-        )
-    if newest is None and options.resume:
-        raise TrainError(f"--resume: {options.folder} holds no checkpoint; start without --resume")
-    if newest is not None:
-        checkpoints.load(newest).require(facts, options.recipe, newest)
-    elif options.init_from is not None:
-        start_parameters(options, facts)
-    if not write:
-        return
-    try:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        config = {"data": asdict(facts), "recipe": asdict(options.recipe), "epochs": options.epochs}
-        config |= {"precision": options.precision, "processes": num_parts}
-        (options.folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    except OSError as error:
-        raise TrainError(f"cannot write to --run {options.folder}: {error.strerror}") from error
-
-
-def start_parameters(options: RunOptions, facts: DataFacts) -> Tensors:
-    """Canonical float32 parameters of a new run. Raises CheckpointError if ``init_from`` is of another network."""
-    fresh = initial_parameters(len(facts.classes), options.recipe, facts.seed)
-    if options.init_from is None:
-        return fresh
-    taken = checkpoints.load(options.init_from).parameters
-    for name in dict.fromkeys([*fresh, *taken]):
-        have, shape = (tuple(of[name].shape) if name in of else None for of in (taken, fresh))
-        if have != shape and not name.startswith("fc8."):
-            raise CheckpointError(
-                f"--init-from {options.init_from}: {name} is {have}, expected {shape}; give the options of its network"
-            )
-    return {name: taken[name] if taken[name].shape == start.shape else start for name, start in fresh.items()}
 
 
 def last_step(epoch: int, facts: DataFacts) -> int:
@@ -113,6 +42,7 @@ def train(rank: Rank, data: TrainingData, options: RunOptions) -> None:
     try:
         trainer.run()
     finally:
+        trainer.waiting.close()
         trainer.recorder.close()
 
 
@@ -123,7 +53,8 @@ class Trainer:
         """Start anew, or from the newest checkpoint if the options say resume."""
         self.rank, self.data, self.options = rank, data, options
         self.facts = data.facts()
-        state = checkpoints.load(options.folder) if options.resume else None
+        restored = checkpoints.restore(options.folder) if options.resume else None
+        state = restored.state if restored else None
         self.step = state.step if state else 0
         self.errors = list(state.errors) if state else []
         start = state.parameters if state else start_parameters(options, self.facts)
@@ -138,6 +69,7 @@ class Trainer:
         )
         folder = options.folder if rank.is_main else None
         self.recorder = Recorder(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
+        self.waiting = Waiting(f"rank {rank.columns.part.index}", min(LONG_S, options.timeout_s / 2))
         self._unread: StepResult | None = None
         self._balance = Balance()
 
@@ -162,7 +94,8 @@ class Trainer:
         columns, name = self.rank.columns, self.facts.augmentation
         if not lighting and name != "none" and not name.endswith(NO_LIGHTING):
             name += NO_LIGHTING
-        return self.data.training(self.step, columns.part, columns.exchange, self.rank.device, augmentation=name)
+        exchange = self.waiting.exchange(columns.exchange)
+        return self.data.training(self.step, columns.part, exchange, self.rank.device, augmentation=name)
 
     def _opening(self) -> str:
         facts, columns, options = self.facts, self.rank.columns, self.options
@@ -199,7 +132,8 @@ class Trainer:
 
     def _one_step(self, batches: Iterator[Batch], phase: Phase, meter: Meter) -> None:
         start, start_cpu = time.perf_counter(), time.process_time()
-        batch = next(batches)
+        with self.waiting.on(f"the data of step {self.step + 1}; the disk or the object store gives none"):
+            batch = next(batches)
         waited = time.perf_counter() - start
         measured = self.learner.step(batch, self.step, phase)
         self.step += 1
@@ -268,7 +202,9 @@ class Trainer:
         if self.facts.num_val == 0:
             return None
         columns = self.rank.columns
-        batches = self.data.validation(columns.part, columns.exchange, self.rank.device)
+        exchange = self.waiting.exchange(columns.exchange)
+        batches = self.data.validation(columns.part, exchange, self.rank.device)
+        batches = self.waiting.each(batches, "the data of the validation; the disk or the object store gives none")
         if columns.replicas == 1:
             return evaluate(self.learner.model, batches)
         try:

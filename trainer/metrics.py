@@ -6,19 +6,22 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from pipeline.batch import Stages
+from sharding.errors import OutputError
+from sharding.fields import decoded
+from sharding.storage import publish
 from trainer.errors import TrainError
 from trainer.evaluate import Score
 from trainer.recipe import Phase
@@ -113,15 +116,18 @@ class Recorder:
         repeats them. Raises TrainError if TensorBoard's files are wanted and it is not installed.
         """
         self.quiet = quiet or folder is None
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
         self._board: Any = None
         if folder is not None:
             path = folder / METRICS
             kept = _lines_until(path, start_step)
-            whole = path.with_name(path.name + ".tmp")
-            whole.write_text("".join(kept))
-            os.replace(whole, path)  # nothing is lost to a kill at this moment
-            self._file = path.open("a", buffering=1)
+            try:
+                publish(path, "".join(kept).encode())
+            except OutputError as error:
+                raise TrainError(str(error)) from error
+            # Nothing is kept back, to be written, and to fail, once more when the file is closed.
+            self._file = cast(BinaryIO, path.open("ab", buffering=0))
+            self._path = path
             if tensorboard:
                 self._board = _board(folder / "tensorboard", start_step)
 
@@ -151,8 +157,17 @@ class Recorder:
             self._board.close()
 
     def _record(self, row: dict[str, object]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
+        if self._file is None:
+            return
+        left = memoryview((json.dumps(row) + "\n").encode())
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise TrainError(
+                f"cannot write {self._path}: {error.strerror}; make room and continue from the last checkpoint with "
+                "--resume"
+            ) from error
 
     def _plot(self, group: str, step: int, values: dict[str, float]) -> None:
         if self._board is not None:
@@ -182,39 +197,65 @@ class Metrics:
 
     @classmethod
     def read(cls, folder: Path) -> Metrics:
-        """Of a run folder; a line that a kill cut short is left out. Raises TrainError if there is no such file."""
+        """Of a run folder; a line that a kill cut short is left out. Raises TrainError if there is no
+        such file, or for a line that is whole and no run's."""
         path = folder / METRICS
         if not path.is_file():
             raise TrainError(f"{folder} has no {METRICS}; train a run with: cli.py train --run {folder}")
         values, validations, balance = array("d"), [], Balance()
-        with path.open() as file:
-            for row in _rows(file):
-                if "validation" in row:
-                    validations.append(
-                        Validation(step=row["step"], epoch=row["epoch"], score=Score(**row["validation"]))
-                    )
-                    continue
-                values.extend(row[name] for name in COLUMNS)
-                if "stages" in row:
-                    balance.add(
-                        elapsed_s=row["elapsed_s"],
-                        wait_s=row["wait_s"],
-                        busy_s=row.get("busy_s", 0.0),
-                        stages=Stages(**row["stages"]),
-                    )
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, row in _rows(file):
+                try:
+                    if "validation" in row:
+                        validations.append(_validation(row))
+                        continue
+                    values.extend(_numbers(row))
+                    if "stages" in row:
+                        _add(balance, row)
+                except (ValueError, OverflowError) as error:
+                    raise TrainError(f"{path}: line {number} is none of a run's ({error}); restore the file") from error
         steps = np.array(values).reshape(-1, len(COLUMNS)).T
         return cls(steps=dict(zip(COLUMNS, steps, strict=True)), validations=tuple(validations), balance=balance)
 
 
-def _rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Lines as JSON, without those that are cut short."""
-    for line in lines:
+def _rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbers of lines and what they hold, without those that are cut short."""
+    for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(line)  # a loss may be NaN
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and ("validation" in row or all(name in row for name in COLUMNS)):
-            yield row
+            yield number, row
+
+
+def _numbers(row: dict[str, Any]) -> list[float]:
+    """The columns of a step. Raises ValueError unless they are numbers; the loss may be NaN."""
+    for name in ("step", "epoch"):
+        _count(row, name)
+    found = [decoded(float, row[name], name) for name in COLUMNS]
+    if not all(math.isfinite(row[name]) for name in ("elapsed_s", "wait_s", "learning_rate")):
+        raise ValueError("a time or the learning rate is no number")
+    return found
+
+
+def _count(row: dict[str, Any], name: str) -> int:
+    number = decoded(int, row.get(name), name)
+    if number < 0:
+        raise ValueError(f"{name} is {number}")
+    return number
+
+
+def _validation(row: dict[str, Any]) -> Validation:
+    score = decoded(Score, row["validation"], "validation")
+    return Validation(step=_count(row, "step"), epoch=_count(row, "epoch"), score=score)
+
+
+def _add(balance: Balance, row: dict[str, Any]) -> None:
+    stages, busy_s = decoded(Stages, row["stages"], "stages"), decoded(float, row.get("busy_s", 0.0), "busy_s")
+    if not all(map(math.isfinite, (busy_s, *asdict(stages).values()))):
+        raise ValueError("a time is no number")
+    balance.add(elapsed_s=row["elapsed_s"], wait_s=row["wait_s"], busy_s=busy_s, stages=stages)
 
 
 def _board(folder: Path, start_step: int) -> Any:
@@ -229,10 +270,10 @@ def _lines_until(path: Path, step: int) -> list[str]:
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text("utf-8", "replace").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the line that a kill cut short
     return kept

@@ -15,6 +15,7 @@ from trainer.errors import TrainError
 
 Activation = Literal["relu", "tanh"]
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5")
+WIDTHS = (1.0, 0.5, 0.25, 0.125)  # that leave each column whole numbers of kernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Recipe:
     columns_talk: bool = True  # exchanges at conv3, fc6 and fc7
     removed: str = ""  # section 7: a middle layer less is "about 2 %"
     sixth_conv: bool = False  # section 6: over the last pooling layer, for the larger data set
+    width: float = 1.0  # of every layer, as a part of the paper's: a small network to try things out
 
     def __post_init__(self) -> None:
         """Raise TrainError for what is no network."""
@@ -74,6 +76,8 @@ class Recipe:
             raise TrainError(f"--remove: received {self.removed!r}, expected one of {', '.join(REMOVABLE)}")
         if self.columns not in (1, 2):
             raise TrainError(f"columns: received {self.columns}, expected 1 or 2")
+        if self.width not in WIDTHS:
+            raise TrainError(f"--width: received {self.width:g}, expected one of {', '.join(f'{w:g}' for w in WIDTHS)}")
         starts = [phase.start for phase in self.phases]
         if starts and (starts[0] != 0 or starts != sorted(set(starts))):
             raise TrainError(f"phases: they start at epochs {starts}, expected 0 and rising")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from sharding import layout
 from sharding.errors import SourceError
+from sharding.fields import parsed
 from sharding.sources import ilsvrc
 from sharding.sources.place import as_place, read_all
 
@@ -31,8 +31,8 @@ def classes_from(path: str | os.PathLike[str]) -> tuple[str, ...]:
         return layout.load_manifest(place.parent).classes
     try:
         text = read_all(place).decode("utf-8-sig")
-        listed = _of_json(json.loads(text)) if text.lstrip()[:1] in ("[", "{") else _of_text(text)
-    except (ValueError, KeyError, TypeError) as error:
+        listed = _of_json(parsed(text)) if text.lstrip()[:1] in ("[", "{") else _of_text(text)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise SourceError(f"{place}: no list of classes ({error}); {_EXPECTED}") from error
     twice = [name for name, count in Counter(listed).items() if count > 1]
     if twice or not listed or not all(listed):

@@ -6,19 +6,20 @@ of their own; ``kaggle`` makes a ``Truth`` too, of its own table.
 
 from __future__ import annotations
 
-import io
-import tarfile
+import gzip
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sharding.errors import SourceError
+from sharding.fields import decoded
 from sharding.sources import ilsvrc
-from sharding.sources.place import Item, files_of, is_gzip, is_system, read_all
+from sharding.sources.mat import struct_rows
+from sharding.sources.place import SMALL, Bytes, Item, files_of, is_gzip, is_system, read_all
+from sharding.sources.tar_walk import walk_tar
 
 _TRUTHS = (ilsvrc.GROUND_TRUTH, ilsvrc.GROUND_TRUTH.replace("2012", "2010"))
-_MAX_KIT = 64 << 20  # the kit has 2.5 MB; nothing larger is opened in search of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,19 +109,20 @@ def _unpacked(folder: Path) -> Devkit:
 
 
 def _packed(path: Path, name: str) -> Devkit | None:
-    """The devkit in a small archive, or None if the archive holds something else."""
+    """The devkit in a small archive, or None if the archive holds something else, or more than any devkit."""
     try:
-        if path.stat().st_size > _MAX_KIT:
-            return None
-        with tarfile.open(fileobj=io.BytesIO(read_all(path))) as tar:
-            held: dict[str, bytes] = {}
-            for member in tar:
-                base = member.name.rpartition("/")[2]
-                content = tar.extractfile(member) if member.isreg() and base in ("meta.mat", *_TRUTHS) else None
-                if content is not None:
-                    held[base] = content.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        packed = is_gzip(path)
+        with path.open("rb") as file:
+            data = gzip.GzipFile(fileobj=file).read(SMALL + 1) if packed else file.read(SMALL + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read ({error}); {ilsvrc.FETCH_DEVKIT}") from error
+    if len(data) > SMALL:
+        return None
+    held: dict[str, bytes] = {}
+    for member in walk_tar(Bytes(data), name):
+        base = member.name.rpartition("/")[2]
+        if base in ("meta.mat", *_TRUTHS) and not member.reason:
+            held[base] = data[member.offset : member.offset + member.size]
     meta = held.pop("meta.mat", None)
     return None if meta is None else _devkit(name, meta, held)
 
@@ -136,24 +138,29 @@ def _devkit(where: str, meta: bytes, truths: Mapping[str, bytes]) -> Devkit:
     return Devkit(where=where, ids=ids, names=names, ground_truth=lines)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leaf:
+    ILSVRC2012_ID: int
+    WNID: str
+    words: str
+
+
+_LEAF = ("ILSVRC2012_ID", "WNID", "words")
+
+
 def _read_meta(data: bytes, where: str) -> tuple[dict[str, int], dict[str, str]]:
     """Ids and names of the leaf classes; meta.mat lists the nodes above them too, which no image is labelled with."""
-    import numpy as np
-    from scipy.io import loadmat
-
     try:
-        rows = np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True)["synsets"])
-        if "ILSVRC2012_ID" not in (rows.dtype.names or ()):
+        rows = struct_rows(data, "synsets")
+        if not rows or "ILSVRC2012_ID" not in rows[0]:
             raise SourceError(
                 f"{where}: meta.mat has no ILSVRC2012_ID: a devkit of another year; {ilsvrc.FETCH_DEVKIT}"
             )
-        leaves = [row for row in rows if int(row["num_children"]) == 0]
-        ids = {str(row["WNID"]): int(row["ILSVRC2012_ID"]) for row in leaves}
-        names = {str(row["WNID"]): str(row["words"]) for row in leaves}
-    except SourceError:
-        raise
-    except Exception as error:  # a damaged .mat file fails in scipy in every way there is
+        leaves = [decoded(_Leaf, {name: row.get(name) for name in _LEAF}) for row in rows if row["num_children"] == 0]
+    except (ValueError, KeyError) as error:
         raise SourceError(f"{where}: meta.mat cannot be read ({error}); {ilsvrc.FETCH_DEVKIT}") from error
+    ids = {leaf.WNID: leaf.ILSVRC2012_ID for leaf in leaves}
+    names = {leaf.WNID: leaf.words for leaf in leaves}
     if len(set(ids.values())) < len(leaves):
         raise SourceError(f"{where}: meta.mat gives an id or a class twice; {ilsvrc.FETCH_DEVKIT}")
     return ids, names

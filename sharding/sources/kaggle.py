@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,11 +65,17 @@ def _class_names(tables: Path) -> dict[str, str]:
     return {wnid: name.strip() for wnid, _, name in pairs if ilsvrc.is_wnid(wnid)}
 
 
+def _rows(path: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO(read_all(path).decode("utf-8", "replace")))
+    except csv.Error as error:
+        raise SourceError(f"{path}: no table ({error}); fetch it again") from error
+
+
 def _solution(path: Path) -> dict[str, str]:
     """Image name to wnid; a row is ``ILSVRC2012_val_00048981,n03995372 85 1 499 272 …``, of one class only."""
-    rows = csv.reader(io.StringIO(read_all(path).decode("utf-8", "replace")))
     labels: dict[str, str] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(_rows(path), 1):
         if not row or row[0] == "ImageId":
             continue
         classes = {word for word in " ".join(row[1:]).split() if ilsvrc.is_wnid(word)}

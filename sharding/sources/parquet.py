@@ -1,27 +1,33 @@
 """Images in Parquet, as the Hugging Face hub stores data sets: a column of bytes and paths, a column of labels.
 
-Listing reads paths and labels only, row group by row group; ``row_group_images`` reads the bytes of one row group.
+Listing reads paths and labels only, row group by row group; ``GroupImages`` reads the bytes of one row group.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sharding.errors import SourceError
+from sharding.fields import decoded, parsed
 from sharding.listing import Entry, Found
 from sharding.sources import ilsvrc
 from sharding.sources.form import SPLIT_NAMES, Recognised, split_of_file
 from sharding.sources.place import files_of, is_parquet, is_system, items
 
 _LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
+_IMAGES, _ROWS = 16, 1024  # that are read at once: images; names and labels
+_BATCH_BYTES = 64 << 20  # that they may then take
+_MAX_PATH = 4096
 _MAX_NUMBER = 1_000_000  # of a label that stands for a class; more is an id of something else
 
 
@@ -87,9 +93,9 @@ def columns_of(schema: pa.Schema) -> Columns | None:
     """The columns of images and labels, by their types; None if there are no images."""
     image = path = None
     for column in schema:
-        fields = {f.name for f in column.type} if pa.types.is_struct(column.type) else set()
-        if image is None and "bytes" in fields:
-            image, path = f"{column.name}.bytes", f"{column.name}.path" if "path" in fields else None
+        fields = {f.name: f.type for f in column.type} if pa.types.is_struct(column.type) else {}
+        if image is None and _is_binary(fields.get("bytes", pa.null())):
+            image, path = f"{column.name}.bytes", f"{column.name}.path" if _is_text(fields.get("path")) else None
         if image is None and column.name in ("image", "img", "jpg") and _is_binary(column.type):
             image = column.name
     integer = {column.name for column in schema if pa.types.is_integer(column.type)}
@@ -99,22 +105,65 @@ def columns_of(schema: pa.Schema) -> Columns | None:
     return Columns(image=image, path=path, label=label, class_names=_class_names(schema, label))
 
 
-def row_group_images(file: Any, group: int) -> pa.ChunkedArray:
-    """The bytes of all images in a row group of an open ``pyarrow.parquet.ParquetFile``."""
-    columns = columns_of(file.schema_arrow)
-    if columns is None:
-        raise ValueError("no column of images")
-    # One thread: there is a worker process for every core already.
-    return _column(file.read_row_group(group, columns=[columns.image], use_threads=False), columns.image)
+class GroupImages:
+    """The bytes of the images in a row group of an open ``pyarrow.parquet.ParquetFile``, read from front to back.
+
+    Some rows at a time: a file of a megabyte may hold the same image a million times.
+    """
+
+    def __init__(self, file: Any, group: int) -> None:
+        """Read nothing yet. Raises ValueError if there is no column of images."""
+        columns = columns_of(file.schema_arrow)
+        if columns is None:
+            raise ValueError("no column of images")
+        self._file, self._group, self._name = file, group, columns.image
+        self._restart()
+
+    def _restart(self) -> None:
+        # One thread: there is a worker process for every core already.
+        rows = _rows_at_once(self._file, self._group, [self._name], _IMAGES)
+        columns = {"row_groups": [self._group], "columns": [self._name]}
+        self._batches = self._file.iter_batches(rows, use_threads=False, **columns)
+        self._start = self._end = 0
+        self._column: pa.ChunkedArray | None = None
+
+    def __getitem__(self, row: int) -> bytes | None:
+        """The bytes of a row; None if it has none.
+
+        Raises IndexError if there is no such row, ArrowException or ValueError if it cannot be read.
+        """
+        if row < self._start:
+            self._restart()
+        while row >= self._end:
+            self._column = None  # or two batches would be in memory
+            batch = next(self._batches, None)
+            if batch is None:
+                raise IndexError("a row is missing")
+            self._column = _column(pa.Table.from_batches([batch]), self._name)
+            self._start, self._end = self._end, self._end + batch.num_rows
+        value = self._column[row - self._start].as_py() if self._column is not None else None
+        return None if value is None else bytes(value)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
-    import pyarrow.compute as pc
+def _rows_at_once(file: Any, group: int, columns: Sequence[str], most: int) -> int:
+    """So many that even if each were all that is stored of these columns (once, and then named again) they fit."""
+    # At some damaged metadata pyarrow ends the process; to read a row is to hear of them as an error.
+    next(file.iter_batches(1, row_groups=[group], columns=list(columns), use_threads=False), None)
+    found, places = file.metadata.row_group(group), range(len(file.schema))
+    wanted = [found.column(i) for i in places if file.schema.column(i).path in columns]
+    stored = sum(int(chunk.total_uncompressed_size) for chunk in wanted)
+    return max(1, min(most, _BATCH_BYTES // max(1, stored)))
 
+
+def _is_text(kind: pa.DataType | None) -> bool:
+    return kind is not None and bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     top, _, inner = name.partition(".")
     column = table.column(top)
     return pc.struct_field(column, inner) if inner else column
@@ -123,13 +172,13 @@ def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
 def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
     """The names of a ``ClassLabel`` in the metadata of Hugging Face; equal ones get their number."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = parsed((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         feature = features[label]
-        names = feature.get("names") or feature["_type"]["names"]
+        names = decoded(tuple[str, ...], feature.get("names") or feature["_type"]["names"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
-    twice = {name for name, count in Counter(map(str, names)).items() if count > 1}
-    return tuple(f"{name} ({number})" if name in twice else str(name) for number, name in enumerate(names))
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    return tuple(f"{name} ({number})" if name in twice else name for number, name in enumerate(names))
 
 
 def _files(root: Path) -> tuple[dict[str, str], list[str]]:
@@ -153,11 +202,24 @@ def _open(root: Path, name: str) -> Any:
     import pyarrow.parquet as pq
 
     path = root / name if root.is_dir() else root
-    try:
+    with _readable(path):
         return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise _refused(path, error) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise SourceError(f"{path}: is no whole Parquet file ({reason}); fetch it again") from error
+
+
+def _refused(path: Path, error: OSError) -> SourceError:
+    why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    return SourceError(f"cannot read {path}: {why}; run the same command again when it can be read")
 
 
 def _columns_of_file(root: Path, name: str) -> Columns:
@@ -177,11 +239,23 @@ def _rows(root: Path, names: Sequence[str], columns: Columns) -> Iterator[_Row]:
             if columns_of(file.schema_arrow) != columns:
                 raise SourceError(f"{root / name}: its columns or class names are not those of the other files")
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=wanted)
-                labels = _column(table, str(columns.label)).to_pylist()
-                paths = _column(table, columns.path).to_pylist() if columns.path else [None] * len(labels)
-                for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
+                for row, (path, label) in enumerate(_values(file, group, wanted, columns, root / name)):
                     yield _Row(name, group, row, path, label)
+
+
+def _values(
+    file: Any, group: int, wanted: list[str], columns: Columns, where: Path
+) -> Iterator[tuple[str | None, int | None]]:
+    """Path and label of every row of a row group, some rows at a time: little in the file may be much in memory."""
+    with _readable(where):
+        for batch in file.iter_batches(_rows_at_once(file, group, wanted, _ROWS), row_groups=[group], columns=wanted):
+            table = pa.Table.from_batches([batch])
+            labels = _column(table, str(columns.label)).to_pylist()
+            column = _column(table, columns.path) if columns.path else None
+            if column is not None and (pc.max(pc.binary_length(column)).as_py() or 0) > _MAX_PATH:
+                raise ValueError(f"an image's path has more than {_MAX_PATH:,} bytes")
+            paths = column.to_pylist() if column is not None else [None] * len(labels)
+            yield from zip(paths, labels, strict=True)
 
 
 def _unlabelled(root: Path, names: Sequence[str], columns: Columns) -> bool:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from sharding.errors import SourceError
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+SMALL = 64 << 20  # bytes of a devkit (2.5 MB), a table, a list of classes
 _LOCAL_WINDOW, _REMOTE_WINDOW = 4096, 1 << 20
 
 
@@ -49,7 +50,9 @@ def items(folder: Path) -> list[Item]:
                 return sorted(Item(e.name, e.is_dir(), e.is_symlink()) for e in entries)
         return sorted(Item(path.name, path.is_dir(), False) for path in folder.iterdir())
     except OSError as error:
-        raise SourceError(f"cannot list {folder}: {error.strerror}; every file must be accounted for") from error
+        raise SourceError(
+            f"cannot list {folder}: {error.strerror}; every file must be accounted for: mend that and run again"
+        ) from error
 
 
 def walk(folder: Path, prefix: str) -> Iterator[str]:
@@ -85,12 +88,26 @@ def _start(path: Path, size: int) -> bytes:
         return b""
 
 
+class Bytes:
+    """Bytes in memory, read as a ``RangeFile`` is."""
+
+    def __init__(self, data: bytes) -> None:
+        """Keep them."""
+        self._data, self.size = data, len(data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; fewer at the end."""
+        return self._data[offset : offset + size]
+
+    peek_at = read_at
+
+
 class RangeFile:
     """A file read at any place: by ``pread`` on a local disk, by the range from an object store."""
 
     def __init__(self, path: Path) -> None:
         """Open it. Raises OSError if that fails."""
-        self._descriptor = -1
+        self._descriptor, self._path = -1, path
         self._remote = None if isinstance(path, Path) else path
         self._at, self._window = 0, b""
         if self._remote is None:
@@ -106,12 +123,16 @@ class RangeFile:
         if self._remote is not None:
             end = min(offset + size, self.size)
             return bytes(self._remote.fs.cat_file(self._remote.path, start=offset, end=end)) if end > offset else b""
-        data = os.pread(self._descriptor, size, offset)
-        while 0 < len(data) < size:
-            more = os.pread(self._descriptor, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        try:
+            data = os.pread(self._descriptor, size, offset)
+            while 0 < len(data) < size:
+                more = os.pread(self._descriptor, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            error.filename = str(self._path)  # the system knows only the descriptor
+            raise
         return data
 
     def peek_at(self, offset: int, size: int) -> bytes:
@@ -143,18 +164,25 @@ class RangeFile:
         self.close()
 
 
+def _refused(path: Path, error: OSError) -> SourceError:
+    return SourceError(f"cannot read {path}: {error.strerror}; run the same command again when it can be read")
+
+
 def open_ranges(path: Path) -> RangeFile:
     """A ``RangeFile``. Raises SourceError if the file cannot be opened."""
     try:
         return RangeFile(path)
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        raise _refused(path, error) from error
 
 
 def read_all(path: Path) -> bytes:
-    """All of a small file. Raises SourceError if it cannot be read."""
+    """All of a small file. Raises SourceError if it cannot be read, or is not small."""
     try:
         with path.open("rb") as file:
-            return file.read()
+            data = file.read(SMALL + 1)
     except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}") from error
+        raise _refused(path, error) from error
+    if len(data) > SMALL:
+        raise SourceError(f"cannot read {path}: larger than the {SMALL >> 20} MiB that any list or table takes")
+    return data

@@ -7,7 +7,6 @@ that hold wnids; where nothing tells, classes are called by their number.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from sharding import layout
 from sharding.errors import SourceError
+from sharding.fields import parsed
 from sharding.listing import Entry, Found
 from sharding.sources import ilsvrc
 from sharding.sources.class_list import classes_beside
@@ -27,6 +27,7 @@ from sharding.sources.tar_kind import IMAGE_EXTENSIONS, tar_kind
 from sharding.sources.tar_walk import Member, walk_tar
 
 _MAX_NUMBER = 1_000_000  # of a label that stands for a class; more is an id of something else
+_MAX_LABEL = 1 << 20  # bytes of a .cls or .json
 _CANONICAL = re.compile(r"(n\d{8})_\d+|ILSVRC20\d\d_(?:val|test)_\d{8}")
 Names = Mapping[int, str]
 
@@ -267,15 +268,21 @@ def _label(file: RangeFile, members: Sequence[Member], tar: str) -> str | None:
     by_extension = {_extension(member): member for member in members}
     try:
         if "cls" in by_extension:
-            text = file.peek_at(by_extension["cls"].offset, by_extension["cls"].size).decode("utf-8").strip()
+            text = _content(file, by_extension["cls"]).decode("utf-8").strip()
             return str(int(text)) if text.lstrip("-").isdigit() and int(text) >= 0 else _text_label(text)
         if "json" in by_extension:
-            held = json.loads(file.peek_at(by_extension["json"].offset, by_extension["json"].size))
+            held = parsed(_content(file, by_extension["json"]))
             value = next((held[name] for name in ("label", "cls") if held.get(name) is not None), None)
             return None if value is None else _text_label(str(value))
     except (ValueError, AttributeError) as error:
         raise SourceError(f"{tar}: the label of {members[0].name!r} cannot be read ({error})") from error
     return None
+
+
+def _content(file: RangeFile, member: Member) -> bytes:
+    if member.size > _MAX_LABEL:
+        raise ValueError(f"{member.size:,} bytes, at most {_MAX_LABEL:,} are read")
+    return file.peek_at(member.offset, member.size)
 
 
 def _text_label(text: str) -> str | None:

@@ -206,7 +206,7 @@ def test_a_manifest_that_contradicts_its_digest_is_refused(copy):
     raw = json.loads((copy / layout.MANIFEST).read_text())
     raw["shards"][0]["sha256"] = "0" * 64
     del raw["checksum"]
-    (copy / layout.MANIFEST).write_text(json.dumps({**raw, "checksum": layout.json_digest(raw)}))
+    (copy / layout.MANIFEST).write_bytes(layout.json_bytes({**raw, "checksum": layout.json_digest(raw)}))
     with pytest.raises(DatasetError, match="digest"):
         facts(copy)
 

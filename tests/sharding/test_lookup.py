@@ -35,9 +35,10 @@ def test_samples_of_a_bucket_are_those_of_the_folder(sample_images, sample_shard
 
 def test_samples_of_later_shards_are_read_from_their_own(sample_shards):
     lookup = Lookup.of(sample_shards / "train")
-    shards = tuple(replace(lookup.manifest.shards[0], name=name, num_samples=n) for name, n in (("a", 3), ("b", 64)))
+    first, names = lookup.manifest.shards[0], ("train-000001", "train-000002")
+    shards = tuple(replace(first, name=name, num_samples=n) for name, n in zip(names, (3, 64), strict=True))
     moved = Lookup(folder=lookup.folder, manifest=replace(lookup.manifest, shards=shards), columns=lookup.columns)
-    for sample, name in ((2, "a"), (3, "b")):
+    for sample, name in zip((2, 3), names, strict=True):
         with pytest.raises(DatasetError, match=rf"{name}\.tar"):
             moved.pixels(sample)
 

@@ -38,7 +38,7 @@ FILES = ["train-000000.tar", "train-000000.idx", "train-000000.parquet", "stats.
 def test_every_missing_file_is_named(copy, name, fast):
     (copy / name).unlink()
     found = findings(copy, fast=fast)
-    assert name in found or (name == "mean.npy" and "stats.json" in found)
+    assert name in found
 
 
 @pytest.mark.parametrize("name", [n for n in FILES])

@@ -92,6 +92,7 @@ def test_conv1_gives_55_by_55_with_the_last_window_over_the_edge(monkeypatch):
         ({"removed": "conv5"}, {"fc6.weight": (4096, 384 * 36)}, None),
         ({"sixth_conv": True}, {"conv6.weight": (256, 128, 3, 3)}, 60_965_224 + 256 * 128 * 9 + 256),
         ({"pool_size": 2, "activation": "tanh", "lrn": False}, {}, 60_965_224),
+        ({"width": 0.125}, {"conv1.weight": (12, 3, 11, 11), "fc6.weight": (512, 32 * 36)}, None),
     ],
 )
 def test_ablations_have_their_shapes_and_run(changes, shapes, parameters, monkeypatch):
@@ -102,7 +103,7 @@ def test_ablations_have_their_shapes_and_run(changes, shapes, parameters, monkey
     assert ("conv6" in seen_by(recipe, monkeypatch)) == recipe.sixth_conv
 
 
-@pytest.mark.parametrize("changes", [{"removed": "conv1"}, {"removed": "fc6"}, {"columns": 3}])
+@pytest.mark.parametrize("changes", [{"removed": "conv1"}, {"removed": "fc6"}, {"columns": 3}, {"width": 0.3}])
 def test_networks_that_cannot_be_are_refused(changes):
     with pytest.raises(TrainError, match="received"):
         Recipe(**changes)

@@ -14,10 +14,12 @@ from trainer.columns import Columns
 from trainer.errors import CheckpointError, TrainError
 from trainer.evaluate import evaluate
 from trainer.launch import Rank, choose_device_type
-from trainer.loop import RunOptions, last_step, prepare, start_parameters, train
+from trainer.loop import last_step, train
 from trainer.recipe import Phase, Recipe
+from trainer.start import RunOptions, prepare, start_parameters
 
 RANK = Rank(columns=Columns(), device=torch.device("cpu"))
+SMALL = Recipe(width=0.125)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class TwoColours:
 
 def run(folder, data=None, **options):
     data = data or TwoColours()
-    choice = RunOptions(folder=folder, quiet=True, **options)
+    choice = RunOptions(folder=folder, quiet=True, **{"recipe": SMALL, **options})
     prepare(choice, data.facts())
     train(RANK, data, choice)
     return checkpoints.load(folder)
@@ -113,7 +115,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
 
 def test_a_loss_far_above_guessing_stops_the_run(tmp_path):
     with pytest.raises(TrainError, match=r"diverges: .* smaller --lr"):
-        run(tmp_path, epochs=20, recipe=Recipe(learning_rate=5.0, lrn=False), log_every=1)
+        run(tmp_path, epochs=20, recipe=replace(SMALL, learning_rate=50.0, lrn=False), log_every=1)
 
 
 def test_bfloat16_keeps_float32_parameters_and_resumes_exactly(undisturbed, tmp_path):
@@ -128,23 +130,23 @@ def test_bfloat16_keeps_float32_parameters_and_resumes_exactly(undisturbed, tmp_
 
 def test_fine_tuning_takes_all_but_the_last_layer_where_classes_differ(undisturbed, tmp_path):
     folder, before = undisturbed
-    same = start_parameters(RunOptions(folder=tmp_path, init_from=folder), TwoColours().facts())
+    same = start_parameters(RunOptions(folder=tmp_path, init_from=folder, recipe=SMALL), TwoColours().facts())
     assert all(torch.equal(same[name], before.parameters[name]) for name in same)
     three = replace(TwoColours().facts(), classes=("dark", "grey", "bright"))
-    other = start_parameters(RunOptions(folder=tmp_path, init_from=folder), three)
+    other = start_parameters(RunOptions(folder=tmp_path, init_from=folder, recipe=SMALL), three)
     assert torch.equal(other["fc7.weight"], before.parameters["fc7.weight"])
-    assert other["fc8.weight"].shape == (3, 4096)
-    with pytest.raises(CheckpointError, match=r"conv6.weight is None, expected \(256, 128, 3, 3\)"):
-        options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=Recipe(sixth_conv=True))
+    assert other["fc8.weight"].shape == (3, 512)
+    with pytest.raises(CheckpointError, match=r"conv6.weight is None, expected \(32, 16, 3, 3\)"):
+        options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=replace(SMALL, sixth_conv=True))
         prepare(options, TwoColours().facts())
-    with pytest.raises(CheckpointError, match=r"conv4.weight is \(384, 192, 3, 3\), expected None"):
-        options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=Recipe(removed="conv4"))
+    with pytest.raises(CheckpointError, match=r"conv4.weight is \(48, 24, 3, 3\), expected None"):
+        options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=replace(SMALL, removed="conv4"))
         prepare(options, TwoColours().facts())
 
 
 def test_a_resumed_run_must_have_its_recipe(undisturbed):
     with pytest.raises(CheckpointError, match="lrn = True, but this run has False"):
-        run(undisturbed[0], epochs=3, resume=True, recipe=Recipe(lrn=False))
+        run(undisturbed[0], epochs=3, resume=True, recipe=replace(SMALL, lrn=False))
 
 
 def test_scripted_phases_set_rates_and_switch_the_noise_off(tmp_path):
@@ -160,7 +162,7 @@ def test_scripted_phases_set_rates_and_switch_the_noise_off(tmp_path):
 
     one = Phase(start=0, rate=1e-3, conv1_rate=1e-3, bias_rate=2e-3)
     two = Phase(start=1, rate=1e-4, conv1_rate=0.0, bias_rate=2e-3, lighting=False)
-    recipe = Recipe(name="original", phases=(one, two))
+    recipe = replace(SMALL, name="original", phases=(one, two))
     after = run(tmp_path, Noted(), epochs=1, recipe=recipe).parameters["conv1.weight"]
     last = run(tmp_path, Noted(), epochs=3, recipe=recipe, resume=True).parameters["conv1.weight"]
     assert asked == [(0, "original"), (2, "original-no-lighting")]
@@ -211,9 +213,11 @@ class Slow(TwoColours):
             yield replace(batch, stages=Stages(read_s=0.9, decode_s=0.1))
 
 
-@pytest.mark.parametrize(("data", "verdict"), [(TwoColours(), "COMPUTE-BOUND"), (Slow(), "DATA-BOUND")])
-def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, verdict):
-    run(tmp_path / "run", data, epochs=11, recipe=Recipe(learning_rate=1e-6, columns=1))
+@pytest.mark.parametrize(
+    ("data", "width", "verdict"), [(TwoColours(), 1.0, "COMPUTE-BOUND"), (Slow(), 0.125, "DATA-BOUND")]
+)
+def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, width, verdict):
+    run(tmp_path / "run", data, epochs=11, recipe=Recipe(learning_rate=1e-6, columns=1, width=width))
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(verdict) and ("read" in last) == (verdict == "DATA-BOUND")
     stages = [row["stages"]["read_s"] for row in rows(tmp_path / "run") if "stages" in row]

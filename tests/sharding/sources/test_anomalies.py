@@ -1,6 +1,8 @@
 """What is odd in a source is named, or refused where going on would be wrong."""
 
 import os
+import subprocess
+import sys
 import tarfile
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ from sharding.sources import ilsvrc
 from sharding.sources.devkit import find_devkit
 from sharding.sources.place import items
 from sharding.sources.recognise import recognise
+from tests.conftest import ROOT
 from tests.sharding import miniature as mini
 from tests.sharding.sources.test_forms import content, expected, listed
 
@@ -239,6 +242,36 @@ def test_a_truncated_parquet_file_is_an_error(tmp_path):
     os.truncate(tmp_path / "train-00000-of-00001.parquet", 300)
     with pytest.raises(SourceError, match="no whole Parquet file"):
         recognise(tmp_path)
+
+
+_EVERY_DAMAGE = """
+import sys
+from pathlib import Path
+from sharding.errors import SourceError
+from tests.sharding.sources.test_forms import listed
+
+path = Path(sys.argv[1]) / "data" / "train-00000-of-00002.parquet"
+whole = path.read_bytes()
+refused = 0
+for at in range(len(whole) // 2, len(whole)):
+    if whole[at] != 2:
+        continue
+    path.write_bytes(whole[:at] + bytes([18]) + whole[at + 1 :])
+    try:
+        listed(path.parent.parent)
+    except SourceError:
+        refused += 1
+print(refused)
+"""
+
+
+def test_a_damaged_size_in_the_metadata_of_parquet_does_not_end_the_process(tmp_path):
+    """pyarrow ends it where a histogram of levels has another length: every byte 2 of the last half becomes 18."""
+    mini.write_parquet(tmp_path)
+    command = [sys.executable, "-c", _EVERY_DAMAGE, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
 
 
 def tars(root, members, name="train-000.tar"):

@@ -1,12 +1,14 @@
 """One image set in every form: equal keys, labels and bytes, read where they lie."""
 
 import hashlib
+import io
 import pickle
+import tarfile
 
 import pytest
 
 from sharding import listing
-from sharding.errors import BadImageError
+from sharding.errors import BadImageError, SourceError
 from sharding.sources.reading import Reader
 from sharding.sources.recognise import recognise
 from tests.sharding import miniature as mini
@@ -149,20 +151,27 @@ def test_a_reader_pickles_as_its_root_and_reads_after_close(tmp_path):
     assert reader.read(entry.container, entry.offset, entry.size) == data
 
 
-def test_an_image_that_is_gone_is_unreadable_and_no_more(tmp_path):
+def test_an_image_that_is_gone_is_unreadable_and_an_archive_that_is_gone_ends_the_work(tmp_path):
     mini.write_archives(tmp_path)
     reader = Reader(tmp_path)
-    for place in [("gone.JPEG", -1, 0), ("gone.tar", 512, 5), ("gone.parquet", 0, 0)]:
-        with pytest.raises(BadImageError) as error:
+    with pytest.raises(BadImageError) as error:
+        reader.read("gone.JPEG", -1, 0)
+    assert error.value.reason == "unreadable"
+    for place in [("gone.tar", 512, 5), ("gone.parquet", 0, 0)]:
+        with pytest.raises(SourceError, match=r"No such file.*when it was listed: run the same command again"):
             reader.read(*place)
-        assert error.value.reason == "unreadable"
-    with pytest.raises(BadImageError, match="ends within it"):
+    with pytest.raises(SourceError, match="within an image"):
         reader.read("ILSVRC2012_img_val.tar", 1 << 40, 5)
+    with pytest.raises(SourceError, match="no file of 5 bytes begins at byte 600"):
+        reader.read("ILSVRC2012_img_val.tar", 600, 5)
 
 
 def test_a_reader_keeps_few_files_open(tmp_path):
     for i in range(40):
-        mini.write(tmp_path / f"{i}.tar", bytes([i]) * 10)
+        with tarfile.open(tmp_path / f"{i}.tar", "w") as tar:
+            member = tarfile.TarInfo("one")
+            member.size = 1
+            tar.addfile(member, io.BytesIO(bytes([i])))
     reader = Reader(tmp_path)
-    assert [reader.read(f"{i}.tar", 2, 1) for i in range(40)] == [bytes([i]) for i in range(40)]
+    assert [reader.read(f"{i}.tar", 512, 1) for i in range(40)] == [bytes([i]) for i in range(40)]
     assert len(reader._ranges) <= 8

@@ -1,16 +1,13 @@
-"""kill -9 at any moment loses nothing: the next run continues, and ends with the bytes of an undisturbed one."""
+"""What an unfinished conversion left is continued: finished shards are kept, damaged ones made again.
+
+Kills, full disks and other faults: tests/faults/test_conversion_*.py.
+"""
 
 import fcntl
 import hashlib
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -20,78 +17,10 @@ from sharding.errors import OutputError, SourceError
 from sharding.pack import ShardRequest, shard
 from sharding.sample_set import write_sample_set
 from sharding.verify import verify
-from tests.conftest import ROOT, children
 
 
 def hashes(folder):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
-
-
-def start(source, folder):
-    command = [sys.executable, str(ROOT / "cli.py"), "shard", "--src", str(source), "--out", str(folder), "--quiet"]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A test run that was started in the background may ignore Ctrl-C, and would hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-def finish(source, folder):
-    """Run a conversion to its end."""
-    process = start(source, folder)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-
-
-def killed_at_random(source, folder, chance, longest_s):
-    """Start or continue a conversion, and kill its parent, one worker, or all of it at a random moment.
-
-    Returns whether it was still at work then.
-    """
-    process = start(source, folder)
-    time.sleep(chance.uniform(0.1, 1.0) * longest_s)
-    at_work = process.poll() is None
-    victims = {0: [process.pid], 1: children(process.pid)[-1:], 2: [*children(process.pid), process.pid]}
-    for victim in victims[chance.randrange(3)]:
-        with suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
-    process.communicate(timeout=60)
-    return at_work
-
-
-def check_killed_conversion(source, tmp_path, times, seed):
-    """Kill a conversion ``times`` times, always at work: one that gets to its end in between begins anew."""
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    finish(source, undisturbed)
-    begin = time.monotonic()
-    finish(source, tmp_path / "timed")
-    longest_s = time.monotonic() - begin
-    chance, kills, left = random.Random(seed), 0, []
-    while kills < times:
-        kills += killed_at_random(source, killed, chance, longest_s)
-        left.append(len(list(killed.glob("*.part"))) if killed.is_dir() else 0)
-        if layout.is_dataset(killed):
-            finish(source, killed)  # a kill after the manifest may leave parts behind
-            assert hashes(killed) == hashes(undisturbed)
-            shutil.rmtree(killed)
-    finish(source, killed)
-    assert hashes(killed) == hashes(undisturbed)
-    assert not verify(killed, quiet=True).findings
-    assert not list(killed.glob("*.tmp")) and not list(killed.glob("*.part"))
-    assert any(left), f"no kill came between two shards: {left}"
-
-
-def test_a_conversion_that_is_killed_eight_times_ends_with_the_same_bytes(tmp_path):
-    write_sample_set(tmp_path / "images", train_per_class=40, val_per_class=1, quiet=True)
-    check_killed_conversion(tmp_path / "images" / "train", tmp_path, times=8, seed=1)
-
-
-def test_500_real_images_killed_25_times(real_images, tmp_path):
-    check_killed_conversion(real_images / "imagenet-sample" / "train", tmp_path, times=25, seed=2)
 
 
 @pytest.fixture
@@ -161,18 +90,6 @@ def test_a_second_conversion_into_the_same_folder_is_refused(unfinished):
     shard(request, quiet=True)
 
 
-def test_ctrl_c_ends_a_conversion_with_one_line_and_loses_nothing(tmp_path):
-    write_sample_set(tmp_path / "images", train_per_class=60, val_per_class=1, quiet=True)
-    process = start(tmp_path / "images" / "train", tmp_path / "out")
-    while not (tmp_path / "out" / layout.PLAN).is_file():
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130 and len(stderr.strip().splitlines()) == 1, stderr
-    finish(tmp_path / "images" / "train", tmp_path / "out")
-
-
 def test_more_bad_files_than_allowed_end_the_conversion_and_keep_what_is_done(sample_images, tmp_path):
     request = ShardRequest(source=sample_images / "train", folder=tmp_path / "out", max_bad=2)
     with pytest.raises(SourceError, match=r"3 files.*more than --max-bad 2"):
@@ -190,25 +107,6 @@ def test_a_bad_file_that_was_mended_is_written_when_the_conversion_continues(sam
     shutil.copy(source / "bands" / "bands_0001.jpg", source / "bands" / "empty.jpg")
     manifest, _ = shard(request, quiet=True)
     assert (manifest.counts.written, manifest.counts.quarantined) == (68, 2)
-
-
-def test_a_full_disk_is_one_clear_line_and_finished_shards_stay(tmp_path):
-    """A small tmpfs, so that the file system itself says no."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("cannot mount a tmpfs here (needs the right to mount)")
-    try:
-        write_sample_set(tmp_path / "images", train_per_class=40, val_per_class=1, quiet=True)
-        process = start(tmp_path / "images" / "train", disk / "out")
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 1 and "No space left" in stderr and len(stderr.strip().splitlines()) == 1, stderr
-        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        finish(tmp_path / "images" / "train", disk / "out")
-        assert not verify(disk / "out", quiet=True).findings
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_file_names_that_are_no_utf8_are_kept_in_escaped_form(tmp_path):
