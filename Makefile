@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo check test docs audit bench bench-check clean
+.PHONY: setup demo check test docs audit bench bench-check soak clean
 
 setup: $(READY)
 
@@ -46,6 +46,19 @@ bench: $(READY)
 # Whether anything became slower; by ratios, so that it can be asked on any machine. Not part of `check`.
 bench-check: $(READY)
 	$(BIN)/python benchmarks/check.py
+
+# Hours: every promise against its faults, many times over; then the table of docs/reliability.md anew.
+TRIAL_LOG := $(CURDIR)/build/reliability.jsonl
+SOAK_IMAGES ?= $(or $(ALEXSTREAM_TEST_DATA),build/soak-images)
+soak: $(READY)
+	mkdir -p build && rm -f $(TRIAL_LOG)
+	[ -d "$(SOAK_IMAGES)" ] || $(BIN)/python cli.py sample --out "$(SOAK_IMAGES)" --quiet
+	export ALEXSTREAM_TRIAL_LOG=$(TRIAL_LOG); broken=0; \
+	ALEXSTREAM_TRIALS=long $(BIN)/python -m pytest tests/faults || broken=1; \
+	$(BIN)/python tests/faults/fuzz.py || broken=1; \
+	! $(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python tests/faults/fuzz.py --guided --executions 10000 || broken=1; \
+	$(BIN)/python tests/faults/soak.py --minutes 60 --images "$(SOAK_IMAGES)" --work build --report || broken=1; \
+	$(BIN)/python tests/faults/record.py $(TRIAL_LOG); exit $$broken
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

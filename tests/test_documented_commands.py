@@ -13,7 +13,7 @@ from tests.test_cli import call
 from tests.test_docs import COMMANDS
 
 SHORT = {
-    "train": ["--devices", 1, "--device", "cpu", "--batch-size", 16, "--log-every", 1],
+    "train": ["--devices", 1, "--device", "cpu", "--batch-size", 16, "--log-every", 1, "--width", 0.125],
     "bench overlap": ["--devices", 1, "--device", "cpu", "--batch-size", 4, "--steps", 2, "--rounds", 1],
     "bench stream": ["--batch-size", 8, "--steps", 2, "--rounds", 1],
     "bench step": ["--device", "cpu", "--classes", 3, "--batch-size", 2, "--steps", 1, "--rounds", 1],

@@ -41,6 +41,8 @@ def trials(request):
     mark = request.node.get_closest_marker("promise")
     wanted = os.environ.get("ALEXSTREAM_TRIALS", "short")
     count = mark.kwargs[wanted] if wanted in ("short", "long") else int(wanted)
+    if not count:
+        pytest.skip(f"only at length: ALEXSTREAM_TRIALS=long, or a number; here it is {wanted}")
     first, seed = (int(os.environ.get(f"ALEXSTREAM_{name}", 0)) for name in ("FIRST_TRIAL", "SEED"))
     request.node.trials = Trials(request.node.name, count, first, seed)
     return request.node.trials
@@ -58,7 +60,7 @@ def pytest_runtest_makereport(item, call):
         report.sections.append(("trial", f"number {trials.number}; repeat with {words}"))
     count, outcome = (trials.done, "kept") if report.passed else (trials.done + 1, f"BROKEN in trial {trials.number}")
     test = re.sub(r"\[.*", "", item.nodeid)
-    command = f"ALEXSTREAM_TRIALS=long python -m pytest {test}"
+    command = f"ALEXSTREAM_TRIALS={trials.count} python -m pytest {test}"
     record.note(mark.args[0], mark.kwargs["fault"].format(**params(item)), count, outcome, command)
     return report
 
@@ -66,3 +68,13 @@ def pytest_runtest_makereport(item, call):
 def params(item):
     """Values of a test's parameters, by name; a fault's words may contain them in braces."""
     return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+@pytest.fixture(scope="session")
+def short_run(sample_shards, tmp_path_factory):
+    """A training of nine steps on two ranks that nothing disturbed; tests/faults/training.py has its command."""
+    from tests.faults import training
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    training.finish(training.command(sample_shards, folder))
+    return folder

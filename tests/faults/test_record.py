@@ -1,5 +1,7 @@
 """The log of trials and its table."""
 
+import ast
+
 from tests.faults import record
 
 
@@ -13,6 +15,11 @@ def test_trials_are_added_up_and_a_broken_promise_is_shown(monkeypatch, tmp_path
         "| kept files | SIGKILL | 7 | kept | `pytest a` |",
         "| no hang | a stall | 1,000 | BROKEN in trial 7 | `pytest b` |",
     ]
+    record.note("kept files", "SIGTERM", 1, "kept", "pytest a")
+    assert record.summary(record.read(tmp_path / "log")).splitlines()[2:] == [
+        "| kept files | 2 | 8 | kept |",
+        "| no hang | 1 | 1,000 | BROKEN in trial 7 |",
+    ]
 
 
 def test_nothing_is_written_where_no_log_is_named(monkeypatch, tmp_path):
@@ -20,3 +27,25 @@ def test_nothing_is_written_where_no_log_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     record.note("kept files", "SIGKILL", 3, "kept", "pytest a")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_what_the_committed_log_says():
+    assert record.section(record.read(record.RESULT)) in record.PAGE.read_text()
+
+
+def test_every_promise_that_is_tried_is_in_the_page():
+    shown = record.PAGE.read_text()
+    for path in sorted((record.ROOT / "tests" / "faults").glob("test_*.py")):
+        for words in promises(ast.parse(path.read_text())):
+            assert f"| {words} |" in shown, f"{path.name}: run `make soak`, or its tests with ALEXSTREAM_TRIAL_LOG"
+
+
+def promises(tree):
+    """First arguments of ``promise`` marks; names of the module are looked up."""
+    names = {
+        n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.promise":
+            first = node.args[0]
+            yield ast.literal_eval(names[first.id] if isinstance(first, ast.Name) else first)

@@ -1,0 +1,76 @@
+"""One training a run folder; and a run that goes on with other numbers of processes."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.faults import training
+from trainer import checkpoint as checkpoints
+
+
+@pytest.mark.promise(
+    "one training a run folder: the second is refused, and does not disturb the first",
+    fault="two trainings started into a folder at once",
+    short=1,
+    long=6,
+)
+def test_of_two_trainings_into_a_folder_one_is_refused(trials, sample_shards, short_run, tmp_path):
+    for number, chance in enumerate(trials):
+        run = tmp_path / str(number)
+        words = training.command(sample_shards, run)
+        first = training.start(words)
+        if late := chance.random() < 0.5:
+            assert training.reach(first, run, 1)
+        second = training.start([*words, *(["--resume"] if late and list(run.glob("checkpoint-*.pt")) else [])])
+        done = sorted((training.Done(second), training.Done(first)), key=lambda one: one.code)
+        assert done[0].code == 0 and "in use by another training" in done[1].error
+        training.require_same(run, short_run)
+
+
+@pytest.mark.promise(
+    "a folder is free when the last process of a killed training has ended, and no sooner",
+    fault="SIGKILL of the launcher, and --resume at once",
+    short=1,
+    long=6,
+)
+def test_the_folder_of_a_killed_launcher_is_free_when_its_ranks_have_ended(trials, sample_shards, short_run, tmp_path):
+    for number, chance in enumerate(trials):
+        run = tmp_path / str(number)
+        words = training.command(sample_shards, run)
+        process = training.start(words)
+        assert training.reach(process, run, chance.randint(4, 6))
+        ranks = training.ranks(process.pid)
+        stopped = chance.choice(ranks)
+        os.kill(stopped, signal.SIGSTOP)  # it cannot end yet
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        assert "in use by another training" in training.Done(training.start([*words, "--resume"])).error
+        os.kill(stopped, signal.SIGCONT)
+        training.require_gone(ranks)
+        training.resume(words, run, short_run)
+
+
+@pytest.mark.promise(
+    "a run goes on with other numbers of processes, with the losses of one that kept its own",
+    fault="1, 2 or 4 processes, changed at each of two checkpoints",
+    short=0,
+    long=4,
+)
+def test_a_run_that_changes_its_processes_has_the_losses_of_one_that_does_not(
+    trials, sample_shards, short_run, tmp_path
+):
+    """Four: two replicas of two columns, under torchrun. Sums in another order differ in their last bits."""
+    for number, chance in enumerate(trials):
+        run = tmp_path / str(number)
+        for epochs, processes in enumerate(chance.sample([1, 2, 4], 2), 1):
+            words = training.command(sample_shards, run, "--devices", min(processes, 2), epochs=epochs)
+            if processes == 4:
+                before = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "--"]
+                words = [*before, *words[1:]]
+            training.finish(words if epochs == 1 else [*words, "--resume"])
+        whole, mine = training.losses(short_run), training.losses(run)
+        assert mine == pytest.approx(whole, rel=1e-3) and len(mine) == training.STEPS
+        assert checkpoints.load(run).step == training.STEPS

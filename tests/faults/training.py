@@ -1,0 +1,156 @@
+"""What the tests of training share: runs of two ranks, their processes, and what must be equal after them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from tests.conftest import ROOT, children
+from trainer import checkpoint as checkpoints
+
+LIMIT_S = 300  # a hang, on a machine that has other things to do
+IMAGES = 67  # of ``sample_shards``
+STEPS = 9  # of the command below, with checkpoints after 3, 5, 6 and 9
+
+
+def command(shards, run, *words, epochs=2, batch=16, every=3):
+    """A training of two ranks, as a user types it; of a small network, for what is tried is not the arithmetic."""
+    given = ["train", "--data", shards, "--run", run, "--batch-size", batch, "--epochs", epochs]
+    given += ["--device", "cpu", "--checkpoint-every", every, "--width", 0.125, "--quiet", *words]
+    return [sys.executable, str(ROOT / "cli.py"), *map(str, given)]
+
+
+class Done:
+    """A command that has ended: its exit code, and its lines on stderr."""
+
+    def __init__(self, process):
+        try:
+            _, stderr = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            waits = [f"{pid}: {wait_of(pid)}" for pid in tree(process.pid)]
+            end(process)
+            raise AssertionError(f"hangs after {LIMIT_S} s; {waits}") from None
+        self.code, self.lines = process.returncode, [line for line in stderr.splitlines() if line]
+
+    @property
+    def error(self):
+        """The one line of error; anything else fails."""
+        assert self.code != 0 and len(self.lines) == 1 and self.lines[0].startswith("Error: "), (self.code, self.lines)
+        return self.lines[0]
+
+
+def start(words, **environment):
+    """A command in a session of its own, that takes Ctrl-C even if the tests run in the background."""
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def finish(words, **environment):
+    """Run a command to its end; it must end well."""
+    done = Done(start(words, **environment))
+    assert done.code == 0, done.lines
+    return done
+
+
+def end(process):
+    """End a command's session, whatever it does."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(LIMIT_S)
+
+
+def tree(pid):
+    """A process and what it started, as long as they are there."""
+    return [pid, *(one for child in children(pid) for one in tree(child))]
+
+
+def wait_of(pid):
+    """In what a process waits: the kernel's word for it."""
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return "gone"
+
+
+def ranks(launcher):
+    """The ranks that a launcher started, in their order."""
+    found = []
+    for pid in children(launcher):
+        with suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def runs(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def require_gone(pids):
+    """Ranks end within a moment of their launcher."""
+    deadline = time.monotonic() + 60
+    while any(map(runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if runs(pid)]
+
+
+def losses(run):
+    """The loss of every step that a run has written, by its number."""
+    path = run / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        with suppress(ValueError):  # being written
+            rows.append(json.loads(line))
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def reach(process, run, step):
+    """Wait until a command, just started, has taken a step; whether it got there before it ended."""
+    begun, path = time.time(), run / "metrics.jsonl"
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        # A resumed run writes its metrics anew at its start.
+        fresh = path.is_file() and path.stat().st_mtime > begun - 1
+        if process.poll() is not None:
+            return False
+        if fresh and step in losses(run):
+            return True
+        time.sleep(0.02)
+    end(process)
+    raise AssertionError(f"step {step} was not reached within {LIMIT_S} s; there are {sorted(losses(run))}")
+
+
+def require_same(run, undisturbed):
+    """The losses of every step and every bit of the last checkpoint."""
+    assert losses(run) == losses(undisturbed)
+    whole, mine = checkpoints.load(undisturbed), checkpoints.load(run)
+    assert mine.step == whole.step
+    assert torch.equal(torch.tensor(mine.errors), torch.tensor(whole.errors))
+    for name in whole.parameters:
+        assert torch.equal(whole.parameters[name], mine.parameters[name]), name
+        assert torch.equal(whole.velocity[name], mine.velocity[name]), name
+    assert not list(run.glob("*.tmp"))
+
+
+def resume(words, run, undisturbed):
+    """Continue a run, from the beginning if nothing was saved; it must end as the undisturbed one."""
+    done = finish([*words, "--resume"] if list(run.glob("checkpoint-*.pt")) else words)
+    require_same(run, undisturbed)
+    return done
