@@ -39,9 +39,14 @@ class Ended:
         return self
 
     def require_one_line(self):
-        """Raises Broken unless it says in one line why it ended; one that was killed says nothing."""
+        """Raises Broken unless it says in one line why it ended.
+
+        One that was killed says nothing, and neither does one that a signal finds when its work is done and Python has
+        taken its handlers away.
+        """
         said = [line for line in self.stderr.splitlines() if line.startswith("Error: ")]
-        if "Traceback" in self.stderr or (len(said) != 1 and self.code != -signal.SIGKILL):
+        gone = self.code == -signal.SIGKILL or (self.code in (-signal.SIGTERM, -signal.SIGINT) and not self.stderr)
+        if "Traceback" in self.stderr or not (len(said) == 1 or gone):
             raise Broken(f"{self.words} ended with {self.code} and said: {self.stderr[-2000:]}")
         return self
 
@@ -130,13 +135,25 @@ class Runner:
         return left + [f"{path}" for folder in (self.temporary, Path("/dev/shm")) for path in folder.iterdir()]
 
 
+def answers(pid, number):
+    """Whether a process has a handler for a signal."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
 def signalled(runner, chance, name, longest_s):
     """A disturbance: a signal to one of the command's processes at a random moment; STOP for some seconds.
 
-    Its attribute ``came`` says afterwards whether the command was still at work.
+    The moment comes after the command has begun to answer signals, however slowly it starts. The attribute ``came``
+    says afterwards whether it was still at work.
     """
 
     def disturb(process):
+        while process.poll() is None and not answers(process.pid, signal.SIGTERM):
+            time.sleep(0.01)
         time.sleep(chance.uniform(0.05, 1.0) * longest_s)
         disturb.came = process.poll() is None
         victims = runner.processes()

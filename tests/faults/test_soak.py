@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.faults.cycle import is_free, untold
-from tests.faults.disturbed import Broken, Ended, Runner
+from tests.faults.disturbed import Broken, Ended, Runner, answers
 
 
 def test_a_cycle_under_faults_keeps_every_promise(sample_images, tmp_path):
@@ -36,10 +36,21 @@ def test_processes_and_files_that_were_left_are_seen(runner):
 
 def test_an_end_without_its_one_line_is_a_broken_promise():
     Ended("train", 1, "", "Error: why\n").require_one_line()
-    Ended("train", -9, "", "").require_one_line()
+    for killed in (-9, -15, -2):
+        Ended("train", killed, "", "").require_one_line()
     for stderr in ("", "Error: one\nError: two\n", "Traceback (most recent call last):\nError: why\n"):
         with pytest.raises(Broken):
             Ended("train", 1, "", stderr).require_one_line()
+
+
+def test_a_signal_waits_for_a_command_that_answers(runner):
+    code = "import signal, sys; {}print('x', flush=True); sys.stdin.read()"
+    for handler, answered in (("", False), ("signal.signal(15, lambda *_: None); ", True)):
+        words = [sys.executable, "-c", code.format(handler)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdout.read(1)
+            assert answers(process.pid, 15) is answered
+            process.kill()
 
 
 def test_a_lock_that_is_held_is_seen(tmp_path):
