@@ -36,11 +36,16 @@ def test_only_the_graph_loads_dali():
 def test_torchs_compiler_is_loaded_by_those_who_compile_only():
     """It takes longer to load than a rank's other modules together."""
     code = (
-        "import sys, torch, trainer.launch, trainer.loop, trainer.evaluate\n"
-        "from trainer import columns, geometry, model, recipe, update\n"
-        "net = model.AlexNet(geometry.initial_parameters(2, recipe.PAPER, 1), columns.Columns(), recipe.PAPER, 1)\n"
-        "net(torch.ones(2, 3, 224, 224), 1).sum().backward()\n"
-        "update.PaperUpdate(net.named(), recipe.PAPER)\n"
+        "import sys, torch, trainer.loop, trainer.evaluate\n"
+        "from pipeline.batch import Batch\n"
+        "from trainer import columns, geometry, launch, learner, recipe, schedule\n"
+        "rank = launch.Rank(columns=columns.Columns(), device=torch.device('cpu'))\n"
+        "paper = recipe.Recipe(width=0.125)\n"
+        "start = geometry.initial_parameters(2, paper, 1)\n"
+        "images, labels = torch.ones(2, 3, 224, 224), torch.zeros(2, dtype=torch.int64)\n"
+        "batch = Batch(images_NCHW=images, labels_N=labels, ids_N=labels)\n"
+        "learner.Learner(rank, paper, start, seed=1).step(batch, 1, schedule.phase_after([], paper))\n"
+        "assert torch.are_deterministic_algorithms_enabled()\n"
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

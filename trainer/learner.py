@@ -44,7 +44,7 @@ class Learner:
         """
         if precision == "tf32" and rank.device.type != "cuda":
             raise TrainError("--precision tf32: received on the CPU, expected on a GPU; give fp32 or bf16")
-        torch.use_deterministic_algorithms(True)
+        _require_determinism(compiled)
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         if precision == "tf32":
             torch.set_float32_matmul_precision("high")
@@ -98,3 +98,14 @@ class Learner:
         if columns.count == 1:
             return canonical
         return {name: cut(name, whole, columns.index) for name, whole in canonical.items()}
+
+
+def _require_determinism(compiled: bool) -> None:
+    """Operations of this process give the same bits each time, or raise.
+
+    Torch's usual switch also tells the compiler, and loads it to do so, which takes longer than a rank's other modules.
+    """
+    if compiled:
+        torch.use_deterministic_algorithms(True)
+    else:
+        torch.set_deterministic_debug_mode("error")

@@ -1,6 +1,7 @@
 """What became of trials: lines of JSON that a run appends, and the table that docs/reliability.md makes of them.
 
-``python tests/faults/record.py LOG`` writes the table of a log into docs/reliability.md.
+``python tests/faults/record.py LOG...`` writes the table of a log into docs/reliability.md. Of several logs the later
+one has the say about a fault, so ``record.py benchmarks/results/reliability.jsonl LOG`` brings some rows up to date.
 """
 
 import json
@@ -57,22 +58,34 @@ def added(lines, key):
     return {name: {**row, "outcome": "; ".join(row["broken"]) or "kept"} for name, row in rows.items()}
 
 
+def latest(logs):
+    """Lines of several logs: of each fault those of the last log that has it, where it first stood."""
+    rows = {}
+    for lines in logs:
+        mine = {}
+        for line in lines:
+            mine.setdefault((line["promise"], line["fault"]), []).append(line)
+        rows.update(mine)
+    return [line for lines in rows.values() for line in lines]
+
+
 def read(path):
-    """Lines of a log."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    """Lines of a log, or of what was kept of one."""
+    lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return [line for line in lines if "promise" in line]
 
 
-def section(lines):
+def section(machine, lines):
     """What stands in the page between its marks: where it was tried, the promises, and each fault."""
     return f"""{BEGIN}
 
-{lines[0]["machine"]}
+{machine}
 
-{summary(lines[1:])}
+{summary(lines)}
 
 ## Each fault, and the command that tries it again
 
-{table(lines[1:])}
+{table(lines)}
 
 {END}"""
 
@@ -81,10 +94,11 @@ def main():
     """Keep a log beside the other results, with the machine as its first line, and put its table into the page."""
     from benchmarks.machine import describe
 
-    lines = [{"machine": describe()}, *read(sys.argv[1])]
-    RESULT.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    machine, lines = describe(), latest(map(read, sys.argv[1:]))
+    kept = [{"machine": machine}, *lines]
+    RESULT.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
     head, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(head + section(lines) + rest.split(END)[1])
+    PAGE.write_text(head + section(machine, lines) + rest.split(END)[1])
 
 
 if __name__ == "__main__":

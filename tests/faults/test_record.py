@@ -1,6 +1,7 @@
 """The log of trials and its table."""
 
 import ast
+import json
 
 from tests.faults import record
 
@@ -30,7 +31,17 @@ def test_nothing_is_written_where_no_log_is_named(monkeypatch, tmp_path):
 
 
 def test_the_page_shows_what_the_committed_log_says():
-    assert record.section(record.read(record.RESULT)) in record.PAGE.read_text()
+    machine = json.loads(record.RESULT.read_text().splitlines()[0])["machine"]
+    assert record.section(machine, record.read(record.RESULT)) in record.PAGE.read_text()
+
+
+def test_a_later_log_has_the_say_about_its_faults():
+    def line(fault, trials):
+        return {"promise": "kept files", "fault": fault, "trials": trials, "outcome": "kept", "command": "pytest a"}
+
+    first, second = [line("SIGKILL", 3), line("SIGTERM", 1), line("SIGKILL", 4)], [line("SIGKILL", 90)]
+    assert record.latest([first]) == [first[0], first[2], first[1]]
+    assert record.latest([first, second]) == [second[0], first[1]]
 
 
 def test_every_promise_that_is_tried_is_in_the_page():
