@@ -80,7 +80,8 @@ def test_every_command_with_options_takes_a_file():
 
 def test_a_run_keeps_its_options_and_can_be_done_again_from_them(sample_shards, tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text(f'data = "{sample_shards}"\ndevices = 1\ndevice = "cpu"\nepochs = 1\nbatch-size = 32\n')
+    options = {"data": str(sample_shards), "devices": 1, "device": "cpu", "epochs": 1, "batch-size": 32, "width": 0.125}
+    config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items()))
     for name, given in (("first", config), ("second", tmp_path / "first" / "config.toml")):
         words = ["train", "--config", given, "--run", tmp_path / name, "--log-every", 1, "--quiet"]
         result = CliRunner().invoke(main, [str(word) for word in words])

@@ -39,7 +39,7 @@ def odd_names(folder):
 @pytest.mark.promise(PROMISE, fault="{name}", short=1, long=2)
 @pytest.mark.parametrize("name", SURROUNDINGS)
 def test_the_same_bytes_in_other_surroundings(name, trials, tmp_path):
-    if len(SURROUNDINGS) and trials.count == 1 and name not in ("LC_ALL=C", "PYTHONHASHSEED=0"):
+    if trials.count == 1 and name not in ("LC_ALL=C", "PYTHONHASHSEED=0"):
         pytest.skip("only in long runs: a second each")
     source, folder = odd_names(tmp_path / "src"), tmp_path / "out"
     expected = undisturbed(source, folder)

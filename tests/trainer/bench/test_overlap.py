@@ -179,7 +179,7 @@ def test_a_slow_consumer_is_what_a_fast_stream_waits_for(sample_shards):
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_network_on_one_device_or_two_is_measured(sample_shards, devices):
-    found = measured(sample_shards, "--devices", devices, "--device", "cpu", steps=1, rounds=2)
+    found = measured(sample_shards, "--devices", devices, "--device", "cpu", "--batch-size", 2, steps=1, rounds=2)
     assert {name: len(seconds) for name, seconds in found["step_s"].items()} == {"live": 2, "cached": 2, "plain": 2}
     assert found["stages_s"]["compute"] > found["stages_s"]["decode"] > 0
     assert (found["stages_s"]["exchange"] > 0) == (devices == 2)
