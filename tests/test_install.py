@@ -99,7 +99,7 @@ def test_one_dali_and_the_right_one(wheel):
     }
 
 
-@pytest.mark.parametrize("extras", ["", "[cuda13]", "[cuda12]", "[s3,tensorboard]"])
+@pytest.mark.parametrize("extras", ["[cuda13]", "[cuda12]", "[s3,tensorboard]"])
 def test_an_index_can_provide_it(extras, built):
     """Resolved by pip, nothing installed; skipped where no index answers."""
     wheel_path = next(built.glob("*.whl"))

@@ -85,10 +85,16 @@ def test_a_signal_to_parent_worker_or_all_costs_no_byte(sent, trials, tmp_path):
 def killed_at_random(source, folder, chance, longest_s):
     """Start or continue a conversion, and kill its parent, one worker, or all of it at a random moment.
 
-    Returns whether it was still at work then.
+    That is any moment of all, or, as often, one after it has finished a shard. Returns whether it was still at work.
     """
+    before, begun = parts(folder), time.monotonic()
     process = launch(source, folder)
-    time.sleep(chance.uniform(0.1, 1.0) * longest_s)
+    if chance.random() < 0.5:
+        while process.poll() is None and parts(folder) <= before:
+            time.sleep(0.005)
+        time.sleep(chance.random() * max(0.0, longest_s - (time.monotonic() - begun)))
+    else:
+        time.sleep(chance.uniform(0.1, 1.0) * longest_s)
     at_work = process.poll() is None
     victims = {0: [process.pid], 1: children(process.pid)[-1:], 2: [*children(process.pid), process.pid]}
     for victim in victims[chance.randrange(3)]:
@@ -97,6 +103,11 @@ def killed_at_random(source, folder, chance, longest_s):
     ended(process)
     group_is_gone(process.pid)
     return at_work
+
+
+def parts(folder):
+    """What an unfinished conversion leaves of shards that are done."""
+    return {path.name for path in folder.glob("*.part")}
 
 
 def check_killed(source, tmp_path, trials):
@@ -112,7 +123,7 @@ def check_killed(source, tmp_path, trials):
             assert ended(launch(source, folder)).code == 0  # a kill after the manifest may leave parts behind
             same(folder, expected)
             shutil.rmtree(folder)
-        left.append(len(list(folder.glob("*.part"))) if folder.is_dir() else 0)
+        left.append(len(parts(folder)))
         if layout.is_dataset(folder):
             shutil.rmtree(folder)
     assert ended(launch(source, folder)).code == 0

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 import zipfile
 import zlib
 
@@ -327,8 +328,9 @@ def test_a_data_set_is_read_within_its_files_alone(kind, trials, grounds):
 @pytest.mark.promise(PROMISE, fault="a data set with checksums that are right, as a command", short=1, long=2)
 def test_preview_refuses_such_a_data_set_in_one_line(trials, grounds):
     for chance in trials:
+        shutil.rmtree(grounds.folder / "set", ignore_errors=True)
         test_data = grounds.folder / "images" / "a"
-        test_data.mkdir(parents=True)
+        test_data.mkdir(parents=True, exist_ok=True)
         (test_data / "0.jpg").write_bytes(picture())
         make(ShardRequest(source=test_data.parent, folder=grounds.folder / "set", num_workers=1), quiet=True)
         hostile_sets(grounds)[chance.choice(["a symbolic link", "a member named ../"])]()

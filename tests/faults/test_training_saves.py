@@ -103,14 +103,14 @@ def small_disk(folder, size):
     "a full disk ends a training with one line, and after --resume it is as if it had not been full",
     fault="a disk with room for {checkpoints} checkpoints",
     short=1,
-    long=1,
+    long=4,
 )
 @pytest.mark.parametrize("checkpoints", [2])
 def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on_later(
     trials, sample_shards, short_run, tmp_path, checkpoints
 ):
-    for _ in trials:
-        with small_disk(tmp_path / "disk", f"{checkpoints * 8}m") as disk:
+    for number, _ in enumerate(trials):
+        with small_disk(tmp_path / f"disk-{number}", f"{checkpoints * 8}m") as disk:
             words = training.command(sample_shards, disk / "run")
             error = training.Done(training.start(words)).error
             assert "No space left" in error and "--resume" in error

@@ -8,9 +8,10 @@ import torch
 
 from trainer.bench.step import WARM_UP, StepOptions, measure, random_batch, rounds_ms
 from trainer.errors import TrainError
+from trainer.recipe import Recipe
 
 CPU = torch.device("cpu")
-SMALL = StepOptions(classes=3, batch_size=2, steps=1, rounds=2, quiet=True)
+SMALL = StepOptions(recipe=Recipe(width=0.25), classes=3, batch_size=2, steps=1, rounds=2, quiet=True)
 
 
 def test_so_many_steps_are_taken_and_timed():
