@@ -16,15 +16,8 @@ from cli import main
 from commands import group
 from sharding.pack import ShardRequest, shard_all
 from sharding.sample_set import write_sample_set
-from sharding.workers import default_workers
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores: many tests wait for processes."""
-    return default_workers() + 1
 
 
 def all_commands():

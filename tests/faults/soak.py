@@ -40,7 +40,7 @@ from tests.faults.cycle import Cycle, Tally, images_of
 from tests.faults.disturbed import Broken, Runner
 
 OWN = "ALEXSTREAM_SOAK_OWN_MOUNTS"
-WARM_UP_S = 60.0
+WARM_UP_S, ENOUGH_ROWS = 60.0, 30  # of a quarter: fewer see threads that come and go as the stream is opened
 GROWTH_MIB, GROWTH_COUNT = 24.0, 2
 COMMAND = "python tests/faults/soak.py --minutes {minutes:g} --images IMAGES --work WORK --seed {seed}"
 
@@ -71,7 +71,7 @@ def growth(rows):
     """What the stream holds more of in its last quarter than in the first after the warm-up; None: too short to say."""
     steady = [row for row in rows if row["s"] > WARM_UP_S]
     quarter = len(steady) // 4
-    if quarter < 5:
+    if quarter < ENOUGH_ROWS:
         return None
     first, last = steady[:quarter], steady[-quarter:]
     return {

@@ -214,7 +214,7 @@ class Slow(TwoColours):
 
 
 @pytest.mark.parametrize(
-    ("data", "width", "verdict"), [(TwoColours(), 0.5, "COMPUTE-BOUND"), (Slow(), 0.125, "DATA-BOUND")]
+    ("data", "width", "verdict"), [(TwoColours(), 1.0, "COMPUTE-BOUND"), (Slow(), 0.125, "DATA-BOUND")]
 )
 def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, width, verdict):
     run(tmp_path / "run", data, epochs=11, recipe=Recipe(learning_rate=1e-6, columns=1, width=width))
