@@ -74,7 +74,7 @@ class _Team:
         self._busy: dict[Connection, int] = {}  # ... which have a job, with its index
         self._processes = []
         resource_tracker.ensure_running()  # now: its start lets interrupts through
-        with _interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
+        with interrupts_held_back():  # Ctrl-C is the parent's to handle; workers inherit the mask for good
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
                 self.idle.append(ours)
@@ -131,7 +131,8 @@ def _report(done: Any, seen: int, tick: Callable[[int], None]) -> int:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C waits; processes that are started here begin like that, until they say what becomes of it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

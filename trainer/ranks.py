@@ -9,13 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from sharding.workers import interrupts_held_back
 from trainer.errors import TrainError
 
 GRACE_S = 5.0  # in which ranks that wait for the same one give up too
@@ -46,7 +46,7 @@ def run_ranks(enter: Callable[..., None], args: tuple[Any, ...], count: int, tim
     """
     ranks: list[_Process] = []
     try:
-        with _interrupts_held_back():
+        with interrupts_held_back():  # until a rank takes them (``take_interrupts``)
             for index in range(count):
                 ranks.append(_start(enter, index, args))
         _watch(ranks, timeout_s)
@@ -65,16 +65,6 @@ def _start(enter: Callable[..., None], index: int, args: tuple[Any, ...]) -> _Pr
     process.start()
     theirs.close()
     return _Process(index, process, pipe)
-
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C goes to ranks too; until one can end without a word (``take_interrupts``), it waits, as it does here."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def take_interrupts() -> None:

@@ -36,6 +36,7 @@ def struck(process, chance, sent, victim):
         assert done.code == -signal.SIGKILL and not done.lines
     elif done.code != 0:  # a signal may come after the last step
         assert "--resume" in done.error and (victim == "launcher") == ("interrupted" in done.error), done.error
+        assert victim == "launcher" or "rank" in done.error, done.error
     return True
 
 
