@@ -2,18 +2,34 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+RUNS   := $(VENV)/.runs
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo check test docs audit bench bench-check soak clean
+.PHONY: setup demo check test docs lock audit bench bench-check soak mutants clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+# Every file that comes has the sha256 of requirements/run.txt or dev.txt, the setuptools of our own build too; torch alone
+# has only its version. Where fused.c alone is newer, the environment stays and the operator is built again. pip would
+# compile 20,000 files one by one: here all cores do it; a few of them are no Python.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+
+# What running needs, with charts and reports.
+$(RUNS): pyproject.toml constraints.txt requirements/run.txt pipeline/decode/fused.c
+	$(if $(filter-out pipeline/decode/fused.c,$?),$(PYTHON) -m venv --clear $(VENV))
+	$(if $(filter-out pipeline/decode/fused.c,$?),$(PIP) --no-deps --require-hashes -r requirements/run.txt)
+	$(PIP) -c constraints.txt --no-build-isolation -e ".[report]"
+	$(COMPILE)
 	touch $@
 
-demo: $(READY)
+# What testing needs beside that.
+$(READY): $(RUNS) requirements/dev.txt
+	$(PIP) --no-deps --require-hashes -r requirements/dev.txt
+	$(COMPILE)
+	touch $@
+
+demo: $(RUNS)
 	rm -rf demo-out
 	$(BIN)/python cli.py demo --out demo-out
 
@@ -28,6 +44,11 @@ test: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# Versions and hashes anew from pyproject.toml: after a change there, or with LOCK=--upgrade, LOCK="--upgrade-package torch".
+lock: $(READY)
+	$(PIP) uv
+	$(BIN)/python requirements/lock.py $(LOCK)
 
 # Known weaknesses of what is pinned. It asks PyPI's list of advisories, so it needs a network and is not part of `check`;
 # a version that could not be asked about is a failure, too.
@@ -57,8 +78,14 @@ soak: $(READY)
 	ALEXSTREAM_TRIALS=long $(BIN)/python -m pytest tests/faults || broken=1; \
 	$(BIN)/python tests/faults/fuzz.py || broken=1; \
 	! $(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python tests/faults/fuzz.py --guided --executions 10000 || broken=1; \
+	$(BIN)/python tests/faults/sanitized.py || broken=1; \
 	$(BIN)/python tests/faults/soak.py --minutes 60 --images "$(SOAK_IMAGES)" --work build --report || broken=1; \
 	$(BIN)/python tests/faults/record.py $(TRIAL_LOG); exit $$broken
+
+# Whether the tests notice what they must: each error of tests/mutants is planted in a copy of the project. An hour or
+# more, not part of CI; MUTANTS="--resume" goes on after a stop, MUTANTS="trainer/ pipeline/transforms/mean.py" takes a part.
+mutants: $(READY)
+	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 clean:
 	rm -rf $(VENV) demo-out build dist *.egg-info

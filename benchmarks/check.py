@@ -33,15 +33,16 @@ from machine import RESULTS
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline.batch import CROP_PX
-from pipeline.dataset import open_dataset
-from pipeline.loader import ShardedData
-from sharding.layout import EncodeRecipe
-from sharding.machine import Machine
-from sharding.pack import ShardRequest, shard
-from sharding.sample_set import write_sample_set
-from sharding.workers import default_workers
-from trainer.bench.numbers import Ratio, in_turn
+from alexstream.core.limits import count_cores
+from alexstream.core.machine import Machine
+from alexstream.core.measure import Ratio, measure_in_turn
+from alexstream.pipeline.batch import CROP_PX
+from alexstream.pipeline.reading.dataset import open_dataset
+from alexstream.pipeline.stream import ShardedData
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.sample_set import write_sample_set
+from alexstream.sharding.split_plans import ShardRequest
 
 COMMITTED = RESULTS / "ratios.json"
 MOST_LOST = 0.15
@@ -109,8 +110,8 @@ def measured(scratch: Path, rounds: int, seconds: float) -> dict[str, Ratio]:
         ]
         rates: dict[str, list[float]] = {}
         for group in tqdm(groups, desc="bench-check", unit="groups"):
-            rates |= in_turn(group(), rounds)
-    return {name: Ratio.of(rates[above], rates[below]) for name, (above, below, _) in RATIOS.items()}
+            rates |= measure_in_turn(group(), rounds)
+    return {name: Ratio.from_rounds(rates[above], rates[below]) for name, (above, below, _) in RATIOS.items()}
 
 
 def streams(scratch: Path, seconds: float) -> dict[str, Callable[[], float]]:
@@ -119,13 +120,13 @@ def streams(scratch: Path, seconds: float) -> dict[str, Callable[[], float]]:
         request = ShardRequest(
             source=scratch / "images" / "train", folder=scratch / encoding, encode=EncodeRecipe(encoding=encoding)
         )
-        shard(request, quiet=True)
-    common = {"batch_size": BATCH, "num_threads": default_workers()}
+        shard_split(request, quiet=True)
+    common = {"batch_size": BATCH, "num_threads": count_cores()}
     running = {
         "paper": ShardedData(train=scratch / "jpeg", **common).training(),
         "none": ShardedData(train=scratch / "jpeg", augmentation="none", **common).training(),
         "raw": ShardedData(train=scratch / "raw", **common).training(),
-        "pillow": pillow_batches(stored(scratch / "jpeg"), default_workers()),
+        "pillow": pillow_batches(stored(scratch / "jpeg"), count_cores()),
     }
     for stream in running.values():
         next(stream)
@@ -156,7 +157,9 @@ def pillow_batches(samples: Sequence[bytes], threads: int) -> Iterator[np.ndarra
     rng = np.random.default_rng(0)
 
     def crop(sample: bytes, y: int, x: int) -> np.ndarray:
-        return np.asarray(Image.open(BytesIO(sample)).convert("RGB"))[y : y + CROP_PX, x : x + CROP_PX]
+        return np.asarray(Image.open(BytesIO(sample), formats=("JPEG",)).convert("RGB"))[
+            y : y + CROP_PX, x : x + CROP_PX
+        ]
 
     endless = cycle(samples)
     with ThreadPoolExecutor(threads) as pool:
@@ -193,7 +196,7 @@ def steps(scratch: Path, seconds: float, stack: ExitStack) -> dict[str, Callable
 def text_of(ratios: Mapping[str, Ratio], machine: Machine) -> str:
     """The committed file: every ratio with what it is, and where they were measured."""
     rows = {name: {"is": RATIOS[name][2], **asdict(ratio)} for name, ratio in ratios.items()}
-    told = {"code": machine.code, "machine": machine.line(), "ratios": rows}
+    told = {"code": machine.code, "machine": machine.to_text(), "ratios": rows}
     return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -202,7 +205,7 @@ def verdict_of(ratios: Mapping[str, Ratio], machine: Machine, committed: Mapping
     before = {name: row["median"] for name, row in committed["ratios"].items()}
     verdicts = compare({name: ratio.median for name, ratio in ratios.items()}, before)
     print(f"{'ratio':32} committed       now  change", *(verdict.row() for verdict in verdicts), sep="\n")
-    print(f"committed: {committed['machine']}\nnow:       {machine.line()}")
+    print(f"committed: {committed['machine']}\nnow:       {machine.to_text()}")
     return all(verdict.kept for verdict in verdicts)
 
 
@@ -219,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         ratios, machine = measured(Path(scratch), args.rounds, args.seconds), Machine.here()
     for name, ratio in ratios.items():
-        print(f"{name:32} {ratio.text()}", file=sys.stderr)
+        print(f"{name:32} {ratio.to_text()}", file=sys.stderr)
     if args.write:
         args.ratios.write_text(text_of(ratios, machine))
         print(f"written to {args.ratios}")

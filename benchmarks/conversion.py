@@ -33,7 +33,7 @@ from peers.install import default_folder, interpreter
 from peers.tools import TOOLS
 from photographs import ROOT, default_images, gather
 
-WORKER = Path(__file__).resolve().parent / "peers" / "worker.py"
+WORKER = Path("benchmarks") / "peers" / "worker.py"
 BASE, OURS = "pillow-bicubic", "alexstream-lanczos"
 QUIET_CORES, TRIES = 0.2, 4
 STAGES = ("decode", "encode", "verify")
@@ -56,31 +56,35 @@ ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", 
 
 
 class Running:
-    """A tool's processes, waiting for orders."""
+    """A tool's processes, waiting for orders; ``root``: the checkout whose code they run."""
 
-    def __init__(self, name: str, python: Path, images: Path, scratch: Path) -> None:
+    def __init__(self, name: str, python: Path, images: Path, scratch: Path, root: Path = ROOT) -> None:
         """Start them. Raises RuntimeError if one does not come up."""
         self.log = scratch / f"{name}.log"
         self.passes = 1
         folders = [scratch / f"{name}-{part}" for part in range(TOOLS[name].processes)]
         for folder in folders:
             folder.mkdir()
-        commands = [[python, WORKER, name, images, folder, str(part)] for part, folder in enumerate(folders)]
+        commands = [[python, root / WORKER, name, images, folder, str(part)] for part, folder in enumerate(folders)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(root)}
         with self.log.open("ab") as log:
             self._processes = [subprocess.Popen(c, stderr=log, env=environment, **pipes) for c in commands]
         said = [self._answer(process) for process in self._processes]
         self.versions: dict[str, str] = said[0]["versions"]
 
     def block(self) -> dict[str, float]:
-        """Images per second of ``passes`` passes, and how many cores others used meanwhile."""
-        busy, start = _busy_seconds(), time.perf_counter()
+        """Images per second of ``passes`` passes, CPU seconds an image, and how many cores others used meanwhile."""
+        busy, start = busy_seconds(), time.perf_counter()
         answers = self._ask({"passes": self.passes})
         wall = time.perf_counter() - start
-        others = (_busy_seconds() - busy - sum(a["cpu"] for a in answers)) / wall
-        rate = sum(a["images"] / a["seconds"] for a in answers)
-        return {"rate": rate, "seconds": max(a["seconds"] for a in answers), "others": others}
+        cpu = sum(a["cpu"] for a in answers)
+        return {
+            "rate": sum(a["images"] / a["seconds"] for a in answers),
+            "cpu": cpu / sum(a["images"] for a in answers),
+            "seconds": max(a["seconds"] for a in answers),
+            "others": (busy_seconds() - busy - cpu) / wall,
+        }
 
     def warm_up(self, seconds: float) -> None:
         """One block, from which the number of passes that last ``seconds`` follows."""
@@ -111,7 +115,7 @@ class Running:
         return answer
 
 
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
     """Processor seconds that the whole machine has spent working."""
     fields = [int(x) for x in Path("/proc/stat").read_text().split("\n")[0].split()[1:8]]
     return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # without idle and waiting for disks

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from machine import describe, result_path
 
-from pipeline.loader import ShardedData
-from sharding.workers import default_workers
+from alexstream.core.limits import count_cores
+from alexstream.pipeline.stream import ShardedData
 
 LOOKS = 40
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--augmentation", default="paper")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data = ShardedData(train=args.data, num_threads=default_workers(), augmentation=args.augmentation)
+    data = ShardedData(train=args.data, num_threads=count_cores(), augmentation=args.augmentation)
     stream, looks, start = data.training(), [], time.perf_counter()
     for _ in range(LOOKS):
         for _ in islice(stream, args.batches // LOOKS):

@@ -42,7 +42,7 @@ def references(data: bytes) -> list[Pixels]:
     They differ by less than a pixel: the exact one, the one of whole source pixels, and scale first, crop then. The
     nearest counts, so that a shift which nobody can see does not pass for a loss.
     """
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")).convert("RGB")
     side = min(image.size)
     exact = [(length - side) / 2 for length in image.size]
     windows = [exact, [float(int(begin)) for begin in exact]]
@@ -56,7 +56,7 @@ def references(data: bytes) -> list[Pixels]:
 
 def decoded(jpeg: bytes) -> Pixels:
     """The pixels of a JPEG."""
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB"))
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

@@ -7,15 +7,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from sharding.machine import Machine
-from sharding.workers import default_workers
+from alexstream.core.limits import count_cores
+from alexstream.core.machine import Machine
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def describe() -> str:
     """One paragraph: commit, cores and model of the CPU, memory, GPUs, versions, date."""
-    return Machine.here().line()
+    return Machine.here().to_text()
 
 
 def command_line() -> str:
@@ -26,7 +26,7 @@ def command_line() -> str:
 def result_path(theme: str) -> Path:
     """``results/THEME_cpu2_2026-11-21.md``: theme, hardware, date."""
     RESULTS.mkdir(exist_ok=True)
-    return RESULTS / f"{theme}_cpu{default_workers()}_{datetime.date.today()}.md"
+    return RESULTS / f"{theme}_cpu{count_cores()}_{datetime.date.today()}.md"
 
 
 def _local(argument: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from machine import describe, result_path
 
-from sharding.memory import INTERVAL_S, descendants, pss_mib
+from alexstream.core.memory import INTERVAL_S, list_descendants, read_pss_mib
 
 CLI = Path(__file__).parent.parent / "cli.py"
 
@@ -42,7 +42,7 @@ def converted(images: Path, folder: Path, options: list[str]) -> dict[str, float
     peaks = {"first process": 0.0, "largest worker": 0.0, "all together": 0.0}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            sizes = [pss_mib(pid) for pid in descendants(process.pid)]
+            sizes = [read_pss_mib(pid) for pid in list_descendants(process.pid)]
             seen = {
                 "first process": sizes[0],
                 "largest worker": max(sizes[1:], default=0.0),

@@ -31,9 +31,12 @@ from typing import Any
 import numpy as np
 from machine import describe, result_path
 
-from sharding import layout
-from sharding.layout import Counts, EncodeRecipe, Manifest, ShardRecord
-from sharding.tar import BLOCK, Member, index_bytes, padded
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.catalog import CATALOG_COLUMNS
+from alexstream.sharding.dataset_v1.manifest import Counts, Manifest, ShardRecord, save_manifest
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.dataset_v1.statistics import DatasetStats, load_stats, npy_bytes, save_stats
+from alexstream.sharding.dataset_v1.tar import BLOCK, Member, encode_index, padded_bytes
 
 ROOT = Path(__file__).parent.parent
 BATCH = 128
@@ -52,15 +55,15 @@ def make(folder: Path, num_samples: int, num_shards: int) -> None:
         counts=Counts(found=num_samples, written=num_samples, quarantined=0, excluded=0),
         counts_by_class=dict.fromkeys(CLASSES, Counts(found=0, written=0, quarantined=0, excluded=0)),
     )  # fmt: skip
-    layout.save_manifest(folder, manifest)
+    save_manifest(folder, manifest)
     mean = np.full((256, 256, 3), 117.0)
     three, square = (1.0, 1.0, 1.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-    stats = layout.DatasetStats(
+    stats = DatasetStats(
         dataset_digest=manifest.digest, num_images=num_samples, num_pixels=num_samples * 65_536, rgb_sums=(1, 1, 1),
         rgb_products=((1, 1, 1),) * 3, mean_rgb_255=three, covariance_255=square, eigenvalues_255=three,
-        eigenvalues_01=three, eigenvectors=square, mean_image_sha256=hashlib.sha256(layout.npy_bytes(mean)).hexdigest(),
+        eigenvalues_01=three, eigenvectors=square, mean_image_sha256=hashlib.sha256(npy_bytes(mean)).hexdigest(),
     )  # fmt: skip
-    layout.save_stats(folder, stats, mean)
+    save_stats(folder, stats, mean)
 
 
 def written_shard(folder: Path, name: str, begin: int, end: int) -> ShardRecord:
@@ -69,7 +72,7 @@ def written_shard(folder: Path, name: str, begin: int, end: int) -> ShardRecord:
     for index in range(begin, end):
         wnid = draw.choice(CLASSES)
         image = Member(name=f"{wnid}_{index}.jpg", offset=offset + BLOCK, size=draw.randrange(20_000, 60_000))
-        label = Member(name=f"{wnid}_{index}.cls", offset=image.offset + padded(image.size), size=4)
+        label = Member(name=f"{wnid}_{index}.cls", offset=image.offset + padded_bytes(image.size), size=4)
         offset = label.offset + BLOCK
         samples.append((image, label))
         rows.append(catalog_row(wnid, index, image, name, draw))
@@ -77,7 +80,7 @@ def written_shard(folder: Path, name: str, begin: int, end: int) -> ShardRecord:
     write_sparse(
         folder / f"{name}.tar", num_bytes, [samples[0][0], samples[(len(samples) - 1) // 2][0], samples[-1][0]]
     )
-    index, catalog = index_bytes(samples), catalog_bytes(rows)
+    index, catalog = encode_index(samples), catalog_bytes(rows)
     (folder / f"{name}.idx").write_bytes(index)
     (folder / f"{name}.parquet").write_bytes(catalog)
     return ShardRecord(
@@ -103,7 +106,7 @@ def catalog_bytes(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows).select(list(layout.CATALOG_COLUMNS)), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows).select(list(CATALOG_COLUMNS)), buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -128,7 +131,7 @@ def peak_mib() -> float:
 def opened(folder: Path) -> tuple[dict[str, float], Any]:
     """Import and open; the data set, and seconds and memory of it."""
     start = time.perf_counter()
-    from pipeline.dataset import open_dataset
+    from alexstream.pipeline.reading.dataset import open_dataset
 
     imported = time.perf_counter()
     data = open_dataset(folder)
@@ -139,11 +142,13 @@ def opened(folder: Path) -> tuple[dict[str, float], Any]:
 def one_round(folder: Path, kind: str) -> dict[str, float]:
     """What one process measures: opening, the first steps far from each other, borders of epochs, a batch's draws."""
     measured, data = opened(folder)
-    from pipeline.augment import PAPER, Augmenter
-    from pipeline.order import Order
+    from alexstream.pipeline.sampling.order import Order
+    from alexstream.pipeline.transforms.augment import PAPER
+    from alexstream.pipeline.transforms.preprocessing import Preprocessing
 
     measured["peak memory with torch, MiB"] = peak_mib()
-    augmenter = Augmenter.of(PAPER, 1, 256, layout.load_stats(folder, data.manifest))
+    stats, black = load_stats(folder, data.manifest), np.zeros((256, 256, 3))
+    augmenter = Preprocessing(recipe=PAPER, stats=stats, mean_image_HWC=black).make_augmenter(1, 256)
     sizes = tuple(shard.num_samples for shard in data.manifest.shards)
     order = Order(num_samples=len(data), seed=1, kind=kind, shard_sizes=sizes)
     per_epoch = len(data) / BATCH

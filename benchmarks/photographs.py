@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from sharding.sample_set import write_sample_set
+from alexstream.sharding.sample_set import write_sample_set
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGENET_IMAGES = 1_281_167 + 50_000
@@ -48,7 +48,7 @@ def gather(source: Path | None, scratch: Path, most: int) -> tuple[list[Path], s
 
 def _plain(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) in (0, 1)
             return upright and image.format == "JPEG" and image.mode in ("RGB", "L")
     except (UnidentifiedImageError, OSError):

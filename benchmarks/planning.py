@@ -23,9 +23,10 @@ from pathlib import Path
 
 from machine import describe, result_path
 
-from sharding.layout import EncodeRecipe
-from sharding.listing import Entry, Found, build
-from sharding.pack import Plan, ShardRequest, jobs
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.listing import build_listing
+from alexstream.sharding.sources.types import Entry, SourceSplit
+from alexstream.sharding.split_plans import Plan, ShardRequest, make_jobs
 
 
 def entries(num_images: int, num_classes: int) -> Iterator[Entry]:
@@ -40,14 +41,14 @@ def entries(num_images: int, num_classes: int) -> Iterator[Entry]:
 def one_round(num_images: int, num_classes: int) -> dict[str, float]:
     """Seconds of each step, and the peak memory in GiB."""
     start = time.perf_counter()
-    listing = build(Found(entries=entries(num_images, num_classes)), None, where="synthetic")
+    listing = build_listing(lambda log: SourceSplit(entries=entries(num_images, num_classes)), None, where="synthetic")
     listed = time.perf_counter()
     request = ShardRequest(source=Path("synthetic"), folder=Path("out"), split="train", encode=EncodeRecipe())
-    plan = Plan.of(request, "synthetic", listing)
+    plan = Plan.from_listing(request, "synthetic", listing)
     shuffled = time.perf_counter()
     digest = plan.digest
-    num_jobs = len(jobs(plan))
-    first = jobs(plan)[0]
+    num_jobs = len(make_jobs(plan))
+    first = make_jobs(plan)[0]
     end = time.perf_counter()
     assert first.rows.num_rows and num_jobs and digest
     return {

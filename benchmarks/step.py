@@ -32,12 +32,12 @@ import torch.nn.functional as F
 from machine import command_line, describe, result_path
 from torch import nn
 
-from trainer.bench.step import StepOptions, random_batch
-from trainer.bench.step import stepper as ours
-from trainer.columns import Columns
-from trainer.launch import Rank
-from trainer.learner import Precision
-from trainer.memory import freed_memory_kept
+from alexstream.trainer.bench.step import StepOptions, make_random_batch
+from alexstream.trainer.bench.step import make_stepper as ours
+from alexstream.trainer.cpu.memory import keep_freed_memory
+from alexstream.trainer.distributed.launch import Rank
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.train_step import Precision
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def stepper(contender: Contender, args: argparse.Namespace, columns: Columns) ->
     """What takes one step."""
     if contender.kind == "ours":
         return ours(Rank(columns=columns, device=CPU), contender.options(args))
-    images, labels = random_batch(args.batch, args.classes, CPU)
+    images, labels = make_random_batch(args.batch, args.classes, CPU)
     plain = plain_alexnet(args.classes).to(contender.dtype)
     optimizer = torch.optim.SGD(plain.parameters(), 0.01, 0.9, weight_decay=0.0005, fused=True)
     given, network = images.to(contender.dtype), torch.compile(plain) if contender.kind == "compiled" else plain
@@ -140,7 +140,7 @@ def work(args: argparse.Namespace) -> None:
             "gloo", init_method=f"file://{args.meeting}", rank=args.rank, world_size=contender.ranks
         )
         columns = Columns(index=args.rank, count=2, group=dist.group.WORLD)
-    with freed_memory_kept() if contender.kind == "ours" else nullcontext():  # as launch does for train
+    with keep_freed_memory() if contender.kind == "ours" else nullcontext():  # as launch does for train
         step = stepper(contender, args, columns)
         for line in sys.stdin:
             start = time.perf_counter()

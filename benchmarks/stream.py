@@ -35,10 +35,13 @@ from peers.stream_store import Stored
 from photographs import ROOT, default_images, gather
 from stream_report import Results, plot, report
 
-from pipeline.dataset import open_dataset
-from pipeline.lighting import offset_matrix
-from sharding.layout import EncodeRecipe, load_manifest, load_mean_image, load_stats
-from sharding.pack import ShardRequest, shard
+from alexstream.pipeline.reading.dataset import open_dataset
+from alexstream.pipeline.transforms.lighting import offset_matrix
+from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.split_plans import ShardRequest
 
 WORKER = Path(__file__).resolve().parent / "peers" / "stream_worker.py"
 QUIET_CORES, QUIET_STEAL = 0.12, 0.15
@@ -98,7 +101,7 @@ def replicated(images: Sequence[Path], samples: int, folder: Path) -> Path:
 def prepare(source: Path, encoding: str, folder: Path) -> Stored:
     """Shard the images with this encoding, and say where peers find each sample."""
     shards = folder / encoding
-    shard(ShardRequest(source=source, folder=shards, encode=EncodeRecipe(encoding=encoding)), quiet=True)
+    shard_split(ShardRequest(source=source, folder=shards, encode=EncodeRecipe(encoding=encoding)), quiet=True)
     data, manifest = open_dataset(shards), load_manifest(shards)
     stats = load_stats(shards, manifest)
     stored = Stored(

@@ -23,17 +23,18 @@ from pathlib import Path
 import torch
 from machine import describe, result_path
 
-from pipeline.augment import PAPER, Augmenter
-from pipeline.batch import Part
-from pipeline.dataset import open_dataset
-from pipeline.graph import Engine, crop_batches
-from pipeline.loader import ShardedData
-from pipeline.order import Order
-from pipeline.steps import training_steps
-from sharding.layout import load_manifest, load_stats
-from sharding.pack import ShardRequest, shard_all
-from sharding.sample_set import write_sample_set
-from sharding.workers import default_workers
+from alexstream.core.limits import count_cores
+from alexstream.pipeline.batch import BatchSlice
+from alexstream.pipeline.batch_plan import make_training_planner
+from alexstream.pipeline.decode.dali import Engine, run_crop_graph
+from alexstream.pipeline.reading.dataset import open_dataset
+from alexstream.pipeline.sampling.order import Order
+from alexstream.pipeline.stream import ShardedData
+from alexstream.pipeline.transforms.augment import PAPER
+from alexstream.pipeline.transforms.preprocessing import Preprocessing
+from alexstream.sharding.pack import shard_all
+from alexstream.sharding.sample_set import write_sample_set
+from alexstream.sharding.split_plans import ShardRequest
 
 BATCH = 128
 
@@ -57,15 +58,14 @@ def conversion_rate(images: Path, scratch: Path, workers: int) -> float:
 def streams(shards: Path) -> dict[str, Iterator[object]]:
     """The streams that are compared, each with one decoding thread per core."""
     data = open_dataset(shards)
-    stats = load_stats(shards, load_manifest(shards))
-    augmenter = Augmenter.of(PAPER, 0, 256, stats)
-    steps = training_steps(data, augmenter, Order(num_samples=len(data), seed=0), BATCH, Part())
-    engine = Engine(batch_size=BATCH, num_threads=default_workers())
-    common = {"train": shards, "batch_size": BATCH, "num_threads": default_workers()}
+    augmenter = Preprocessing.from_folder(shards, data.manifest, PAPER).make_augmenter(0, 256)
+    steps = make_training_planner(data, augmenter, Order(num_samples=len(data), seed=0), BATCH, BatchSlice())
+    engine = Engine(batch_size=BATCH, num_threads=count_cores())
+    common = {"train": shards, "batch_size": BATCH, "num_threads": count_cores()}
     return {
         "stream, augmentation on": ShardedData(**common).training(),
         "stream, augmentation off": ShardedData(**common, augmentation="none").training(),
-        "DALI alone (uint8 crops)": crop_batches(data, steps, engine, augmenter),
+        "DALI alone (uint8 crops)": run_crop_graph(data, steps, engine, augmenter),
     }
 
 
@@ -107,8 +107,8 @@ def main() -> None:
         conversion = rounds_of(
             {
                 "1 worker": lambda: conversion_rate(images, scratch / f"s{next(counter)}", 1),
-                f"{default_workers()} workers": lambda: conversion_rate(
-                    images, scratch / f"s{next(counter)}", default_workers()
+                f"{count_cores()} workers": lambda: conversion_rate(
+                    images, scratch / f"s{next(counter)}", count_cores()
                 ),
             },
             min(args.rounds, 3),

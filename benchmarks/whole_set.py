@@ -26,8 +26,8 @@ from typing import Any
 
 from machine import command_line, describe, result_path
 
-from sharding.sample_set import write_sample_set
-from trainer.launch import num_gpus
+from alexstream.sharding.sample_set import write_sample_set
+from alexstream.trainer.distributed.launch import count_gpus
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 300.0  # of one row
@@ -83,7 +83,7 @@ def consumer_row(measured: dict[str, Any]) -> str:
 
 def rows(args: argparse.Namespace, work: Path) -> Iterator[Row]:
     """What is measured, the most telling first."""
-    devices = [1, 2] if args.device == "cpu" or num_gpus() > 1 else [1]
+    devices = [1, 2] if args.device == "cpu" or count_gpus() > 1 else [1]
     rounds = ("--rounds", str(args.rounds), "--steps", str(args.steps))
     for batch_size in map(str, args.batch_sizes):
         for encoding in ENCODINGS:
@@ -141,7 +141,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with train/ and val/ [default: the drawn sample set]")
-    device = "cuda" if num_gpus() else "cpu"
+    device = "cuda" if count_gpus() else "cpu"
     parser.add_argument("--device", choices=["cuda", "cpu"], default=device, help="[%(default)s here]")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512], help="[%(default)s]")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "tf32", "bf16"], help="[%(default)s]")
@@ -157,7 +157,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure row by row; a table, and beside it all numbers as JSON lines."""
     args = arguments()
-    if args.device == "cuda" and not num_gpus():
+    if args.device == "cuda" and not count_gpus():
         raise SystemExit("--device cuda: there is none here; leave it out, or give cpu")
     lines = [
         f"# The parts and their overlap, on {args.device}",

@@ -1,1 +1,1 @@
-"""What a person types: one module for each thing that is done; cli.py puts them together."""
+"""Commands of the command line: each parses its options, calls the library once and prints the result."""

@@ -1,4 +1,4 @@
-"""``bench``: measurements on this machine."""
+"""``bench``: measure conversion, stream, training step and their overlap on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from commands.group import Group
-from commands.options import (
-    FOLDER,
-    PLACE,
-    Consumer,
+from alexstream.commands.group import Group
+from alexstream.commands.options import (
+    FOLDER_PARAM,
+    LOCATION_PARAM,
+    SOURCE_PARAM,
+    ConsumerParam,
     cache_option,
     cache_size_option,
     compile_option,
@@ -27,14 +28,15 @@ from commands.options import (
     recipe_option,
     workers_option,
 )
-from commands.streams import resolve, stream_of, torch_device
+from alexstream.commands.streams import choose_device, find_split_folder, make_stream
 
 
 @click.group(cls=Group)
 def bench() -> None:
-    """Measure on this machine: what data costs a training, and how fast each part is. docs/measuring.md explains.
+    """Measure on this machine how fast each stage is, and how much time data costs a training.
 
-    Every number is a median over rounds, with the smallest and the largest. Measure on a quiet machine.
+    Every number is a median over rounds, with the smallest and the largest. Measure while nothing else runs.
+    docs/measuring.md explains the methods.
 
     \b
     Examples:
@@ -45,20 +47,26 @@ def bench() -> None:
     """
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every round's values.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, with the values of each round."
+)
 
 rounds_option = click.option(
-    "--rounds", default=5, show_default=True, type=click.IntRange(1), help="How often each is measured."
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of rounds; each measures everything once.",
 )
 
 
 @bench.command("shard")
-@click.option("--src", required=True, type=PLACE, help="The images, in any form that shard reads.")
+@click.option("--src", required=True, type=SOURCE_PARAM, help="Source of the images, in any form that shard reads.")
 @click.option(
     "--out",
     default=None,
-    type=FOLDER,
-    help="Where temporary shards are written. [default: the system's folder for them]",
+    type=FOLDER_PARAM,
+    help="Folder for temporary shards. [default: the system's temporary folder]",
 )
 @encode_option
 @click.option(
@@ -66,41 +74,56 @@ rounds_option = click.option(
     default=10_000,
     show_default=True,
     type=click.IntRange(0),
-    help="Convert so many images, always the same ones, drawn from all classes; 0: all.",
+    help="Convert this many images, a fixed random choice from all classes; 0: all images.",
 )
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Conversions.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Number of conversions.")
 @workers_option
 @json_option
 @quiet_option
 def bench_shard(
-    src: Path, out: Path | None, encoding: str, limit: int, rounds: int, workers: int, as_json: bool, quiet: bool
+    src: Path | str, out: Path | None, encoding: str, limit: int, rounds: int, workers: int, as_json: bool, quiet: bool
 ) -> None:
-    """Measure the conversion: images/s, MB/s of sources and of shards, memory of all processes.
+    """Measure the conversion to shards: images/s, MB/s read and written, memory of all processes.
 
-    The start of the workers counts, so give a --limit that lasts a while; listing does not. Nothing that is written
-    stays. Of a source with train/ and val/, train/ is converted. Python: sharding.bench.measure.
+    The time includes starting the workers, but not listing the source, so choose a --limit that takes some time. The
+    shards are deleted afterwards. Only train/ is converted if the source has splits. Python:
+    alexstream.sharding.bench.measure_conversion.
 
     \b
     Examples:
       cli.py bench shard --src imagenet/
       cli.py bench shard --src photos/ --out /scratch --limit 2000 --workers 8 --json
     """
-    from sharding.bench import measure
-    from sharding.layout import EncodeRecipe
-    from sharding.pack import ShardRequest
-    from sharding.workers import without_pandas
+    from alexstream.sharding.bench import measure_conversion
+    from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+    from alexstream.sharding.executors.local import hide_pandas
+    from alexstream.sharding.sources.tars.tar_list import TarList, open_source
+    from alexstream.sharding.split_plans import ShardRequest
 
-    without_pandas()
+    hide_pandas()
     folder = out or Path(tempfile.gettempdir())
-    request = ShardRequest(source=src, folder=folder, encode=EncodeRecipe(encoding=encoding), num_workers=workers)
-    speed = measure(request, limit=limit, rounds=rounds, quiet=quiet)
-    _show(speed.table(), speed.json(), as_json)
+    listed = open_source(src) if isinstance(src, str) else TarList(src)
+    request = ShardRequest(
+        source=listed.folder,
+        tars=listed.tars,
+        folder=folder,
+        encode=EncodeRecipe(encoding=encoding),
+        num_workers=workers,
+    )
+    speed = measure_conversion(request, limit=limit, rounds=rounds, quiet=quiet)
+    _print_measurement(speed.table(), speed.to_dict(), as_json)
 
 
 @bench.command("stream")
-@click.option("--data", required=True, type=PLACE, help="Data set, or one of its splits.")
 @click.option(
-    "--split", default="train", show_default=True, type=click.Choice(["train", "val", "test"]), help="Split of --data."
+    "--data", required=True, type=LOCATION_PARAM, help="Data set: a folder or s3://bucket/folder, or one of its splits."
+)
+@click.option(
+    "--split",
+    default="train",
+    show_default=True,
+    type=click.Choice(["train", "val", "test"]),
+    help="Split of --data to read.",
 )
 @click.option(
     "--augmentation",
@@ -108,13 +131,14 @@ def bench_shard(
     multiple=True,
     default=("paper", "none"),
     show_default=True,
-    help="What to measure, in turn: paper, original, inception (and each with -no-lighting), none; repeat it.",
+    help="Augmentation to measure: paper, original, inception, each also with -no-lighting, or none. Repeat to compare "
+    "several in turn.",
 )
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images per batch.")
 @click.option(
-    "--threads", default=0, type=click.IntRange(0), show_default=True, help="Decoding threads; 0: one a core."
+    "--threads", default=0, type=click.IntRange(0), show_default=True, help="Decoding threads; 0: one per core."
 )
-@click.option("--steps", default=40, show_default=True, type=click.IntRange(1), help="Batches of a round.")
+@click.option("--steps", default=40, show_default=True, type=click.IntRange(1), help="Batches per round.")
 @rounds_option
 @device_option
 @cache_option
@@ -135,41 +159,43 @@ def bench_stream(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure the training stream by itself, one augmentation beside another.
+    """Measure the training stream without a network, with one or several augmentations.
 
-    Images/s, and their ratio to the last augmentation's in the same round, with its 95 % confidence interval; MB/s
-    of the float32 images that are handed over; memory. Python: trainer.bench.stream.measure.
+    Prints images/s, their ratio to those of the last augmentation in the same round with a 95 % confidence interval,
+    MB/s of float32 images delivered, and memory. Python: alexstream.trainer.bench.stream.measure_stream.
 
     \b
     Examples:
       cli.py bench stream --data shards/
       cli.py bench stream --data shards/ --augmentation paper --augmentation paper-no-lighting --threads 8
     """
-    from pipeline.loader import ShardedData
-    from trainer.bench.stream import measure
-    from trainer.launch import cores
+    from alexstream.core.limits import count_cores
+    from alexstream.pipeline.stream import ShardedData
+    from alexstream.trainer.bench.stream import measure_stream
 
     stream = ShardedData(
-        train=resolve(data, split, any_split=True),
+        train=find_split_folder(data, split, any_split=True),
         batch_size=batch_size,
         augmentation=augmentations[0],
-        num_threads=threads or cores(),
+        num_threads=threads or count_cores(),
         cache=cache,
         cache_bytes=cache_size,
     )
-    speed = measure(stream, augmentations, torch_device(device), steps=steps, rounds=rounds, quiet=quiet)
-    _show(speed.table(), speed.json(), as_json)
+    speed = measure_stream(stream, augmentations, choose_device(device), steps=steps, rounds=rounds, quiet=quiet)
+    _print_measurement(speed.table(), speed.to_dict(), as_json)
 
 
 @bench.command("step")
 @recipe_option
-@click.option("--classes", default=1000, show_default=True, type=click.IntRange(2), help="Outputs of the network.")
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1))
+@click.option("--classes", default=1000, show_default=True, type=click.IntRange(2), help="Classes of the network.")
+@click.option(
+    "--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images per step, over all devices."
+)
 @precision_option
 @devices_option
 @device_option
 @compile_option
-@click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="Steps of a round.")
+@click.option("--steps", default=5, show_default=True, type=click.IntRange(1), help="Steps per round.")
 @rounds_option
 @json_option
 @quiet_option
@@ -186,17 +212,18 @@ def bench_step(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure a training step without data to wait for: forward, loss, backward and update on one random batch.
+    """Measure a training step without a data stream: forward, loss, backward and update on one random batch.
 
-    Milliseconds a step, images/s, memory of each rank. Python: trainer.bench.step.measure.
+    Prints milliseconds per step, images/s and the memory of each rank. Python:
+    alexstream.trainer.bench.step.measure_step.
 
     \b
     Examples:
       cli.py bench step
       cli.py bench step --devices 1 --precision bf16 --batch-size 64 --json
     """
-    from trainer.bench.step import StepOptions, measure
-    from trainer.recipe import RECIPES
+    from alexstream.trainer.bench.step import StepOptions, measure_step
+    from alexstream.trainer.recipe import RECIPES
 
     options = StepOptions(
         recipe=RECIPES[recipe],
@@ -208,40 +235,55 @@ def bench_step(
         rounds=rounds,
         quiet=quiet,
     )
-    speed = measure(options, devices, device)
-    _show(speed.table(), speed.json(), as_json)
+    speed = measure_step(options, devices, device)
+    _print_measurement(speed.table(), speed.to_dict(), as_json)
 
 
 @bench.command("overlap")
-@click.option("--data", required=True, type=PLACE, help="Data set: a folder (or s3://bucket/folder), or a split.")
+@click.option(
+    "--data", required=True, type=LOCATION_PARAM, help="Data set: a folder or s3://bucket/folder, or a training split."
+)
 @click.option(
     "--consumer",
     default=None,
-    type=Consumer(),
-    help="In place of the network, what takes so many images per second without a CPU, as an accelerator would: "
-    "5000; 90% of the stream's peak; or sweep, from 50% to 100%.",
+    type=ConsumerParam(),
+    help="Replace the network by a simulated accelerator, which uses no CPU, at this rate: images per second (5000), "
+    "a percentage of the stream's peak rate (90%), or sweep, for 50% to 100%.",
 )
-@click.option("--devices", default=2, show_default=True, help="As for train; with --consumer, 1.")
+@click.option(
+    "--devices",
+    default=2,
+    show_default=True,
+    help="Devices per replica, 1 or 2, as for train; always 1 with --consumer.",
+)
 @device_option
 @recipe_option
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--batch-size", default=128, show_default=True, type=click.IntRange(2), help="Images per step, over all devices."
+)
 @precision_option
 @compile_option
 @click.option(
     "--augment",
     default=None,
     type=click.Choice(["paper", "original", "inception"]),
-    help="What is compared with none.  [default: as --recipe]",
+    help="Augmentation to compare with none. [default: the augmentation of --recipe]",
 )
 @order_option
 @click.option(
-    "--threads", default=0, type=click.IntRange(0), show_default=True, help="As for train; 0: cores / devices."
+    "--threads",
+    default=0,
+    type=click.IntRange(0),
+    show_default=True,
+    help="Decoding threads per process; 0: cores / processes.",
 )
 @decoder_option
 @cache_option
 @cache_size_option
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Counted steps of a block.")
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1), help="Blocks of each kind.")
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Timed steps per block.")
+@click.option(
+    "--rounds", default=7, show_default=True, type=click.IntRange(1), help="Rounds; each has a block of every kind."
+)
 @json_option
 @quiet_option
 def bench_overlap(
@@ -264,11 +306,12 @@ def bench_overlap(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Is it my data or my GPU? What the stream costs a training, and what augmentation costs it.
+    """Measure whether data or the device limits a training, and what data and augmentation cost it.
 
-    In turn, in one process a rank: steps on live batches, on one cached batch, and on live batches without
-    augmentation. live ÷ cached is the cost of data, live ÷ without the cost of augmentation, each with a 95 %
-    confidence interval; then what is waited for, and a verdict. Python: trainer.bench.overlap.
+    Alternates, in the same processes, steps on live batches, on one cached batch, and on live batches without
+    augmentation. live ÷ cached is the cost of data, live ÷ without augmentation the cost of augmentation, each with a
+    95 % confidence interval. Also prints waiting times, the time of each stage, and a verdict.
+    Python: alexstream.trainer.bench.overlap.
 
     \b
     Examples:
@@ -277,14 +320,15 @@ def bench_overlap(
       cli.py bench overlap --data shards/ --consumer 5000
       cli.py bench overlap --data shards/ --consumer sweep
     """
-    from trainer import launch
-    from trainer.bench.overlap import OverlapOptions, measure
-    from trainer.recipe import RECIPES
+    from alexstream.core.limits import count_cores
+    from alexstream.trainer.bench.overlap import OverlapOptions, measure_overlap
+    from alexstream.trainer.distributed import launch
+    from alexstream.trainer.recipe import RECIPES
 
     devices = 1 if consumer else devices
     images_per_s, shares = consumer or (0.0, ())
     device_type = launch.choose_device_type(devices, device)
-    stream = stream_of(
+    stream = make_stream(
         data,
         None,
         batch_size=batch_size,
@@ -293,7 +337,7 @@ def bench_overlap(
         decoder=decoder,
         cache=cache,
         cache_bytes=cache_size,
-        num_threads=threads or max(1, launch.cores() // launch.num_local_processes(devices)),
+        num_threads=threads or max(1, count_cores() // launch.count_local_processes(devices)),
     )
     stream.facts()
     options = OverlapOptions(
@@ -305,19 +349,19 @@ def bench_overlap(
         precision=precision,  # type: ignore[arg-type]
         compile=compiled,
     )
-    found = launch.results_of(measure, (stream, options, quiet), devices, device_type)[0]
+    found = launch.collect_results(measure_overlap, (stream, options, quiet), devices, device_type)[0]
     if launch.is_main_process():
-        _show("\n".join(found.pop("lines")), found, as_json)
+        _print_measurement("\n".join(found.pop("lines")), found, as_json)
 
 
-def _show(table: str, measured: dict[str, Any], as_json: bool) -> None:
-    """What a ``bench`` command measured, with its options and the machine."""
+def _print_measurement(table: str, measured: dict[str, Any], as_json: bool) -> None:
+    """Print a measurement with the machine that it was made on: as a table, or as JSON with the options too."""
     from dataclasses import asdict
 
-    from sharding.machine import Machine
+    from alexstream.core.machine import Machine
 
     context, machine = click.get_current_context(), Machine.here()
     if not as_json:
-        return click.echo(f"{table}\n{machine.line()}")
+        return click.echo(f"{table}\n{machine.to_text()}")
     facts = {"command": f"bench {context.info_name}", "options": context.params, "machine": asdict(machine)}
     click.echo(json.dumps({**facts, "measured": measured}, default=str))

@@ -1,11 +1,11 @@
-"""``completion``: commands and options at the touch of Tab."""
+"""``completion``: print a shell's completion script."""
 
 from __future__ import annotations
 
 import click
 from click.shell_completion import get_completion_class
 
-from commands.group import command
+from alexstream.commands.group import command
 
 PROGRAM = "alexstream"
 
@@ -14,7 +14,7 @@ PROGRAM = "alexstream"
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what makes a shell complete commands and options of ``alexstream``.
+    """Print a script that makes SHELL complete the commands and options of ``alexstream``.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""``doctor``: what this machine has."""
+"""``doctor``: check the machine and the installation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from commands.group import command, fail
-from commands.options import FOLDER
+from alexstream.commands.group import command, exit_with_error
+from alexstream.commands.options import FOLDER_PARAM
 
 
 @command()
@@ -16,14 +16,14 @@ from commands.options import FOLDER
     "--data",
     default=Path(),
     show_default="this folder",
-    type=FOLDER,
-    help="A folder on the disk that shards are on; its speed is measured with a file that is removed again.",
+    type=FOLDER_PARAM,
+    help="Folder on the disk that holds the shards. Its speed is measured with a temporary file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(data: Path, as_json: bool) -> None:
-    """What this machine has, what will be used of it, and what to install.
+    """Check this machine: hardware found, hardware that will be used, and packages to install.
 
-    Exit code 1 if something will not work (marked ✗). Python: pipeline.doctor.examine.
+    The exit code is 1 if something will not work (marked ✗). Python: alexstream.pipeline.doctor.run_checks.
 
     \b
     Examples:
@@ -32,15 +32,15 @@ def doctor(data: Path, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from pipeline.doctor import examine
+    from alexstream.pipeline.doctor import run_checks
 
     checks = []
-    for check in examine(data):
+    for check in run_checks(data):
         checks.append(check)
         if not as_json:
-            click.echo(check.line())
+            click.echo(check.to_text())
     if as_json:
         click.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
     bad = [check.name for check in checks if check.state == "bad"]
     if bad:
-        fail(f"will not work: {', '.join(bad)}; the advice is above", 1)
+        exit_with_error(f"will not work: {', '.join(bad)}; the advice is above", 1)

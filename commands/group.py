@@ -1,4 +1,4 @@
-"""What all commands have in common: errors of one line, ``--config FILE``, suggestions for what was mistyped."""
+"""Base classes of all commands: one-line errors, ``--config FILE``, suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import os
-import signal
+import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,17 +16,29 @@ from typing import Any
 
 import click
 
-from sharding.errors import AlexstreamError
-from sharding.storage import is_store_error
-from sharding.text import one_line
+from alexstream.commands.flags import flags_for
+from alexstream.commands.interrupts import INTERRUPTED_MESSAGE, Terminated, handle_interrupts
+from alexstream.core.errors import AlexstreamError
+from alexstream.core.limits import explain_process_limit
+from alexstream.core.parameters import to_display, use_names
+from alexstream.core.standard_streams import guard_streams, treat_output_as_log
+from alexstream.core.storage import is_store_error
+from alexstream.core.text import to_one_line
+
+_PROGRAM = re.compile(r"\bcli\.py(?= [a-z])")
+_INSTALLED_NAMES = ("alexstream", "python -m alexstream")
 
 
 class Command(click.Command):
-    """A command that takes its options from a TOML file too; what is typed goes before what the file says."""
+    """A command whose options can also come from a TOML file (``--config``); typed options take precedence.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As click's, with ``--config``."""
+    ``writes_files`` marks a command whose result is files: its output is only a log, so that a standard output which
+    can no longer be written to does not end it.
+    """
+
+    def __init__(self, *args: Any, writes_files: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._writes_files = writes_files
         if any(isinstance(parameter, click.Option) for parameter in self.params):
             self.params.append(
                 click.Option(
@@ -35,55 +47,65 @@ class Command(click.Command):
                     is_eager=True,
                     expose_value=False,
                     callback=_read_config,
-                    help="TOML file with options by their long names: batch-size = 64.",
+                    help="TOML file of options by their long names, for example: batch-size = 64.",
                 )
             )
 
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help text, with examples by the name under which the program was started."""
+        return name_program(super().get_help(ctx), ctx)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """As click; an error about a path that is not there gets the one that may be meant."""
+        """Run the command; add a suggestion to an error about a path that does not exist."""
+        if self._writes_files:
+            treat_output_as_log()
+        use_names(flags_for(self))
         try:
             return super().invoke(ctx)
         except AlexstreamError as error:
-            for path in _absent(ctx.params.values()):
+            for path in _find_missing_paths(ctx.params.values()):
                 if str(path) in str(error) and path.parent.is_dir():
-                    error.args = (f"{error}{did_you_mean(path.name, os.listdir(path.parent))}",)
+                    error.args = (f"{error}{suggest_match(path.name, os.listdir(path.parent))}",)
             raise
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as cleanly as Ctrl-C."""
-
-
-def terminated(*_: object) -> None:
-    """Answer SIGTERM."""
-    raise Terminated
-
-
 class Group(click.Group):
-    """Expected errors become one line on stderr: exit code 1; 2: wrong command line; 130: Ctrl-C; 143: SIGTERM.
+    """A group of commands that prints expected errors as one line on stderr.
 
-    Programming errors keep their traceback.
+    Exit codes: 1 for an error, 2 for a wrong command line, 130 for Ctrl-C, 143 for SIGTERM. Programming errors keep
+    their traceback.
     """
 
     command_class = Command
 
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help text, with examples by the name under which the program was started."""
+        return name_program(super().get_help(ctx), ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the work, not of the alphabet."""
+        """Return the names in the order in which the commands are used, not alphabetically."""
         return list(self.commands)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """As click, with the command that may be meant."""
+        """Find the command named by ``args``; suggest a similar one in the error if there is none."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}", ctx)
+            raise click.UsageError(f"no command {args[0]!r}{suggest_match(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
 
+    @guard_streams()
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
-        """Run the command line."""
+        """Run ``args``, or the command line of this process."""
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **extra)
-        signal.signal(signal.SIGTERM, terminated)
+        with handle_interrupts(owns_process=args is None):
+            try:
+                self._run(args, **extra)
+            finally:
+                use_names({})  # of whoever calls the library next in this process
+
+    def _run(self, args: Sequence[str] | None, **extra: Any) -> None:
         try:
             super().main(args, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -91,94 +113,128 @@ class Group(click.Group):
             sys.exit(2)
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "cli.py"
-            fail(f"{error.format_message()} (see: {path} --help)", 2)
+            exit_with_error(f"{error.format_message()} (see: {path} --help)", 2)
         except click.ClickException as error:
-            fail(error.format_message(), error.exit_code)
+            exit_with_error(error.format_message(), error.exit_code)
         except AlexstreamError as error:
-            fail(str(error), 1)
+            exit_with_error(explain_process_limit(error) or str(error), 1)
         except (click.Abort, KeyboardInterrupt) as error:
-            more = str(error.__cause__ or error)  # click makes an Abort of an interrupt
+            more = str(error.__cause__ or error)  # click turns KeyboardInterrupt into Abort
             by_signal = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
-            fail("; ".join(filter(None, ("interrupted; what was finished is kept", more))), 143 if by_signal else 130)
+            exit_with_error("; ".join(filter(None, (INTERRUPTED_MESSAGE, more))), 143 if by_signal else 130)
         except Exception as error:
+            if limit := explain_process_limit(error):
+                exit_with_error(limit, 1)
             if is_store_error(error):
-                fail(f"{str(error).splitlines()[0]} (from the object store; check its address and keys)", 1)
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                exit_with_error(f"{reason} {_STORE_ADVICE}", 1)
             if isinstance(error, OSError):
-                fail(_of_the_system(error), 1)
+                exit_with_error(_describe_os_error(error), 1)
             raise
 
 
 command = functools.partial(click.command, cls=Command)
+_STORE_ADVICE = "(from the object store; check its address and keys)"
 
 
-def fail(message: str, exit_code: int) -> None:
-    """One line on stderr, and the end."""
-    click.echo(f"Error: {one_line(message)}", err=True)
+def name_program(text: str, context: click.Context | None = None) -> str:
+    """Return ``text`` with ``cli.py COMMAND`` as the user types it: ``alexstream COMMAND`` where that was started."""
+    context = context or click.get_current_context(silent=True)
+    name = context.find_root().info_name if context is not None else _program_of_process()
+    if name not in _INSTALLED_NAMES:
+        return text
+    return _PROGRAM.sub(name, text.replace("-- cli.py ", "-m alexstream "))  # torchrun starts files and modules
+
+
+def _program_of_process() -> str:
+    """Return the name under which an installed program was started, for errors after its context has ended."""
+    started = Path(sys.argv[0])
+    return "python -m alexstream" if started.name == "__main__.py" else started.name
+
+
+def exit_with_error(message: str, exit_code: int) -> None:
+    """Print a one-line error on stderr and exit."""
+    click.echo(f"Error: {name_program(to_one_line(to_display(message)))}", err=True)
     sys.exit(exit_code)
 
 
-def _of_the_system(error: OSError) -> str:
-    """What a disk or the system refused, and where."""
+def _describe_os_error(error: OSError) -> str:
+    """Describe an error of the operating system: which path, and why."""
     if error.filename is None or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror}; mend that and run the same command again"
+    if "://" in str(error.filename):
+        return f"{error.filename}: {error.strerror} {_STORE_ADVICE}"
+    return f"{error.filename}: {error.strerror}; fix that and run the same command again"
 
 
-def did_you_mean(word: str, known: Any) -> str:
-    """``; did you mean 'train'?``, or nothing if nothing is near."""
+def suggest_match(word: str, known: Any) -> str:
+    """Return ``; did you mean 'train'?`` for the most similar known word, or "" if none is similar."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _absent(values: Iterable[Any]) -> Iterator[Path]:
-    """Those that are paths of this machine at which there is nothing."""
+def _find_missing_paths(values: Iterable[Any]) -> Iterator[Path]:
+    """Yield those values that are local paths and do not exist."""
     for value in values:
         if type(value) is type(Path()) and not value.exists():
             yield value
 
 
-def effective_config(context: click.Context, leave_out: tuple[str, ...] = ()) -> str:
-    """The options that a command runs with, as TOML that its ``--config`` reads; what has no value is left out."""
+def format_effective_config(context: click.Context, leave_out: tuple[str, ...] = ()) -> str:
+    """Return the options that a command runs with as TOML that ``--config`` reads; unset options are left out."""
     lines = [f"# alexstream {version('alexstream')}, options of {context.command_path}; for --config"]
-    for name, option in _options(context.command).items():
+    for name, option in _options_by_name(context.command).items():
         value = context.params.get(str(option.name))
+        if type(value) is type(Path()):  # not a place in a store; a relative one means nothing in another folder
+            value = value.absolute()
         if name not in leave_out and option.expose_value and value is not None and value != ():
-            lines.append(f"{name} = {_toml(value)}")
+            lines.append(f"{name} = {_format_toml(value)}")
     return "\n".join(lines) + "\n"
 
 
 def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Make what the file says the defaults of this command's options."""
-    if path is None:
-        return
+    if path is not None:
+        load_config(context, path)
+
+
+def load_config(context: click.Context, path: Path, leave_out: tuple[str, ...] = ()) -> None:
+    """Make a TOML file's values the defaults of this command's options, except those named in ``leave_out``.
+
+    Raises click.UsageError if the file is not TOML, names an unknown option, or holds a table or list where one value
+    is expected.
+    """
     try:
-        found = tomllib.loads(path.read_text("utf-8"))
+        found = tomllib.loads(path.read_text("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise click.UsageError(f"{path}: no TOML file that can be read ({reason})", context) from error
-    options = _options(context.command)
+        raise click.UsageError(f"{path}: cannot be read as TOML ({reason})", context) from error
+    options = _options_by_name(context.command)
     for name, value in found.items():
         if name not in options:
             raise click.UsageError(
-                f"{path}: {context.info_name} has no option {name!r}{did_you_mean(name, options)}", context
+                f"{path}: {context.info_name} has no option {name!r}{suggest_match(name, options)}", context
             )
         if options[name].is_flag and not isinstance(value, bool):
             raise click.UsageError(f"{path}: {name} is {value!r}, expected true or false", context)
         if isinstance(value, dict) or (isinstance(value, list) and not options[name].multiple):
             raise click.UsageError(f"{path}: {name} is {value!r}, expected one value", context)
-    defaults = {str(options[name].name): _typed(options[name], value) for name, value in found.items()}
+    defaults = {
+        str(options[name].name): _to_option_default(options[name], value)
+        for name, value in found.items()
+        if name not in leave_out
+    }
     context.default_map = {**(context.default_map or {}), **defaults}
 
 
-def _typed(option: click.Option, value: Any) -> Any:
-    """As if it had been typed, so that the option's type judges it; several values as a list."""
+def _to_option_default(option: click.Option, value: Any) -> Any:
+    """Convert a TOML value to the text that would be typed, so that the option's own type checks it."""
     if option.multiple:
         return [str(one) for one in (value if isinstance(value, list) else [value])]
     return value if option.is_flag else str(value)
 
 
-def _options(of: click.Command) -> dict[str, click.Option]:
-    """By their long names without dashes, in the order of ``--help``."""
+def _options_by_name(of: click.Command) -> dict[str, click.Option]:
+    """Return the options by their long names without dashes, in the order of ``--help``."""
     return {
         max(option.opts, key=len).lstrip("-"): option
         for option in of.params
@@ -186,19 +242,19 @@ def _options(of: click.Command) -> dict[str, click.Option]:
     }
 
 
-def _toml(value: Any) -> str:
+def _format_toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(_format_toml, value))}]"
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def all_commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command by what is typed: ``shard``, ``bench``, ``bench shard``."""
+def iter_commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its full name: ``shard``, ``bench``, ``bench shard``."""
     for name, found in group.commands.items():
         yield prefix + name, found
         if isinstance(found, click.Group):
-            yield from all_commands(found, f"{prefix}{name} ")
+            yield from iter_commands(found, f"{prefix}{name} ")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of their values."""
+"""Options that several commands share, and click types for their values."""
 
 from __future__ import annotations
 
@@ -7,99 +7,149 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from sharding.storage import location
+from alexstream.core.storage import parse_location
 
-FOLDER = click.Path(path_type=Path, file_okay=True)
+FOLDER_PARAM = click.Path(path_type=Path, file_okay=True)
 
-FILE = click.Path(path_type=Path)
+FILE_PARAM = click.Path(path_type=Path)
 
 
-class Place(click.ParamType):
-    """A folder of this machine, or one of an object store: ``s3://bucket/folder``."""
+class LocationParam(click.ParamType):
+    """A local path or the address of a folder in an object store: ``s3://bucket/folder``."""
 
-    name = "place"
+    name = "location"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value, or one line of what is wrong with it."""
-        return location(value) if isinstance(value, str) else value
+        """Return a local path or one of an object store. Raises AlexstreamError for an unknown or unusable store."""
+        return parse_location(value) if isinstance(value, str) else value
 
 
-class Bytes(click.ParamType):
-    """A number of bytes: ``64G``, ``500M``, ``2T`` (powers of 1024), or plain."""
+class SourceParam(LocationParam):
+    """A location, or a list of tars as of webdataset: ``train-{000..146}.tar``, ``a.tar::b.tar``, ``pipe:COMMAND``."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a list as it is, as text, and a path for anything else.
+
+        Raises click.BadParameter for a command that is not typed: a file of options may come from somebody else.
+        """
+        from alexstream.sharding.sources.tars.tar_list import is_tar_list, runs_command
+
+        if not isinstance(value, str) or not is_tar_list(value):
+            return super().convert(value, param, ctx)
+        source = ctx.get_parameter_source(str(param.name)) if ctx and param else None
+        if runs_command(value) and source is not ParameterSource.COMMANDLINE:
+            self.fail("pipe: runs a command, so it has to be typed, and is not read from --config", param, ctx)
+        return value
+
+
+class ByteSizeParam(click.ParamType):
+    """A number of bytes, with or without a unit (powers of 1024): ``64G``, ``500M``, ``2T``, ``1000000``."""
 
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The value, or one line of what is wrong with it."""
+        """Return the number of bytes. Raises click.BadParameter for anything else, and for 0."""
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
         if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no size; give for example 64G", param, ctx)
+            self.fail(f"{value!r} is not a size; give for example 64G", param, ctx)
         return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
 class FitOnParam(click.ParamType):
-    """A share between 0 and 1, or a split of a data set."""
+    """A fraction between 0 and 1, or the location of a split of a data set."""
 
-    name = "share|place"
+    name = "fraction|location"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value, or one line of what is wrong with it."""
+        """Return a float for a number, a path otherwise. Raises click.BadParameter for a number outside (0, 1)."""
         try:
             share = float(value)
         except (TypeError, ValueError):
-            return PLACE.convert(value, param, ctx)
+            return LOCATION_PARAM.convert(value, param, ctx)
         if not 0.0 < share < 1.0:
-            self.fail(f"{value} is no share; give one between 0 and 1, for example 0.5, or a split", param, ctx)
+            self.fail(
+                f"{value} is not between 0 and 1; give a fraction, for example 0.5, or the folder of a split",
+                param,
+                ctx,
+            )
         return share
 
 
-class Consumer(click.ParamType):
-    """Images per second; a share of the stream's peak rate; or ``sweep``, several shares: (images/s, shares)."""
+class ConsumerParam(click.ParamType):
+    """The rate of a simulated consumer: images/s, a percentage of the stream's peak rate, or ``sweep``."""
 
-    name = "rate|share|sweep"
-    sweep = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+    name = "rate|percent|sweep"
+    SWEEP_SHARES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value, or one line of what is wrong with it."""
+        """Return (images/s, shares of the peak): a rate and no shares, or 0 and one share or those of a sweep.
+
+        Raises click.BadParameter for anything else, and for a rate of 0.
+        """
         if value == "sweep":
-            return 0.0, self.sweep
+            return 0.0, self.SWEEP_SHARES
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", str(value).strip())
         if found is None or not float(found[1]):
             self.fail(
-                f"{value!r} is no rate; give images per second (5000), a share of the peak (90%), or sweep", param
+                f"{value!r} is no rate; give images per second (5000), a percentage of the peak (90%), or sweep", param
             )
         return (0.0, (float(found[1]) / 100,)) if found[2] else (float(found[1]), ())
 
 
-PLACE = Place()
+class FolderLevelParam(click.ParamType):
+    """A depth of folders below the source: 0, 1, 2 …, or ``last``, the deepest one."""
+
+    name = "level"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the depth, -1 for ``last``. Raises click.BadParameter for anything else."""
+        if isinstance(value, int):
+            return value
+        if value == "last":
+            return -1
+        if not re.fullmatch(r"\d{1,2}", str(value)):
+            self.fail(f"{value!r} is not a folder depth; give 1, 2 …, last, or 0 for tars", param, ctx)
+        return int(value)
+
+
+LOCATION_PARAM = LocationParam()
+
+SOURCE_PARAM = SourceParam()
 
 workers_option = click.option(
     "--workers",
     type=click.IntRange(0),
     default=0,
-    help="Worker processes; 0 means one per core.",
+    help="Worker processes; 0: one per core.",
     show_default=True,
 )
 
 cache_option = click.option(
     "--cache",
-    type=FOLDER,
-    help="Where shards of an object store are kept on this machine. [default: ~/.cache/alexstream]",
+    type=FOLDER_PARAM,
+    help="Local folder that caches shards read from an object store. [default: ~/.cache/alexstream]",
 )
 
 cache_size_option = click.option(
-    "--cache-size", default="64G", show_default=True, type=Bytes(), help="What --cache may hold at most."
+    "--cache-size",
+    default="64G",
+    show_default=True,
+    type=ByteSizeParam(),
+    help="Maximum size of --cache in bytes; K, M, G and T are powers of 1024.",
 )
 
 checkpoint_option = click.option(
     "--checkpoint",
     default=Path("runs/alexnet"),
     show_default=True,
-    type=FOLDER,
-    help="A checkpoint, or a run folder's newest.",
+    type=FOLDER_PARAM,
+    help="Checkpoint file, or run folder, whose newest checkpoint is used.",
 )
 
 checkpoints_option = click.option(
@@ -108,8 +158,8 @@ checkpoints_option = click.option(
     multiple=True,
     default=(Path("runs/alexnet"),),
     show_default=True,
-    type=FOLDER,
-    help="A checkpoint, or a run folder's newest; repeat it to average several.",
+    type=FOLDER_PARAM,
+    help="Checkpoint file, or run folder, whose newest checkpoint is used. Repeat to average several networks.",
 )
 
 views_option = click.option(
@@ -117,7 +167,7 @@ views_option = click.option(
     default="1",
     show_default=True,
     type=click.Choice(["1", "10"]),
-    help="The centre, or the mean of ten views: corners and centre, and the same mirrored.",
+    help="1: the center crop. 10: average the corner and center crops and their mirror images.",
 )
 
 device_option = click.option(
@@ -125,7 +175,7 @@ device_option = click.option(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "cpu", "cuda"]),
-    help="auto: the GPU if there is one.",
+    help="Device to run on; auto: a GPU if there is one.",
 )
 
 encode_option = click.option(
@@ -134,7 +184,7 @@ encode_option = click.option(
     default="jpeg",
     show_default=True,
     type=click.Choice(["jpeg", "raw", "keep"]),
-    help="Store squares as JPEG or as raw pixels, or keep the original bytes.",
+    help="jpeg: store each square as JPEG. raw: as uint8 pixels. keep: store the source file unchanged.",
 )
 
 recipe_option = click.option(
@@ -142,7 +192,8 @@ recipe_option = click.option(
     default="paper",
     show_default=True,
     type=click.Choice(["paper", "original"]),
-    help="paper: as published. original: as the program of 2012 did (docs/training.md lists the differences).",
+    help="paper: hyper-parameters as published. original: as in the authors' program of 2012 (docs/training.md "
+    "lists the differences).",
 )
 
 precision_option = click.option(
@@ -150,15 +201,21 @@ precision_option = click.option(
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "bf16"]),
-    help="Of activations and gradients; parameters stay float32. tf32: GPUs only.",
+    help="Precision of activations and gradients; parameters stay float32. tf32: GPUs only.",
 )
 
 compile_option = click.option(
-    "--compile", "compiled", is_flag=True, help="Let torch.compile fuse what it can; starts a minute later."
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the network with torch.compile: faster steps, about a minute more to start.",
 )
 
 devices_option = click.option(
-    "--devices", default=2, show_default=True, help="2: one column per process. 1: both columns in one."
+    "--devices",
+    default=2,
+    show_default=True,
+    help="Devices per replica. 2: one process for each column of the network. 1: one process holds both columns.",
 )
 
 order_option = click.option(
@@ -166,15 +223,17 @@ order_option = click.option(
     default="global",
     show_default=True,
     type=click.Choice(["global", "grouped"]),
-    help="Shuffle all samples, or eight shards at a time: for disks and buckets, which want long reads.",
+    help="global: shuffle all samples. grouped: shuffle within groups of eight shards, for hard disks and object "
+    "stores, where long sequential reads are faster.",
 )
 
 decoder_option = click.option(
     "--decoder",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "dali"]),
-    help="auto: the compiled operator where it can be used; dali: never. The images are the same.",
+    type=click.Choice(["auto", "dali", "threads"]),
+    help="auto: decode with the compiled operator where it is available. dali: always decode with DALI. threads: run "
+    "the compiled operator in threads of alexstream, not DALI's. All give the same images.",
 )
 
-quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress on stderr.")

@@ -1,4 +1,4 @@
-"""``preview`` and ``report``: what the network will see, and a data set or a run on one page."""
+"""``preview`` and ``report``: draw augmented training images; describe a data set or a run on one page."""
 
 from __future__ import annotations
 
@@ -7,37 +7,68 @@ from typing import Any
 
 import click
 
-from commands.group import command
-from commands.options import FILE, PLACE, cache_option, cache_size_option, device_option, order_option, quiet_option
-from commands.streams import class_names_of, stream_of
+from alexstream.commands.group import command
+from alexstream.commands.options import (
+    FILE_PARAM,
+    LOCATION_PARAM,
+    cache_option,
+    cache_size_option,
+    device_option,
+    order_option,
+    quiet_option,
+)
+from alexstream.commands.streams import load_class_names, make_stream
+from alexstream.core.extras import require_extra
+from alexstream.core.text import count_of
 
-A_ROW = 8  # pictures
+IMAGES_PER_ROW = 8  # pictures
 
 
-@command()
-@click.argument("data", type=PLACE)
+@command(writes_files=True)
+@click.argument("data", type=LOCATION_PARAM)
 @click.option(
-    "--out", default=Path("preview.png"), show_default=True, type=FILE, help="The picture to write, or a PDF or SVG."
+    "--out", default=Path("preview.png"), show_default=True, type=FILE_PARAM, help="Picture to write: PNG, PDF or SVG."
 )
 @click.option(
-    "--key", "keys", multiple=True, help="Show this training sample as it is seen in its first epochs; repeat it."
+    "--key",
+    "keys",
+    multiple=True,
+    help="Show the training sample with this key, as augmented in each of the first --epochs. Repeat for several.",
 )
 @click.option(
-    "--same", default=0, type=click.IntRange(0), metavar="N", help="The same of N samples, chosen by the seed."
+    "--same",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Show N training samples chosen by --seed, each as augmented in each of the first --epochs.",
 )
-@click.option("--epochs", default=8, show_default=True, type=click.IntRange(1), help="How many, of --key and --same.")
 @click.option(
-    "--count", default=32, show_default=True, type=click.IntRange(1, 512), help="Images, without --key and --same."
+    "--epochs", default=8, show_default=True, type=click.IntRange(1), help="Epochs to show with --key or --same."
 )
-@click.option("--step", default=0, show_default=True, type=click.IntRange(0), help="The step that they begin with.")
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Of a step, as for train.")
-@click.option("--seed", default=1, show_default=True, help="Seed of order and augmentation, as for train.")
+@click.option(
+    "--count",
+    default=32,
+    show_default=True,
+    type=click.IntRange(1, 512),
+    help="Images to show without --key and --same.",
+)
+@click.option(
+    "--step",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="First training step to show, without --key and --same.",
+)
+@click.option(
+    "--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images per step, as for train."
+)
+@click.option("--seed", default=1, show_default=True, help="Seed for order and augmentation, as for train.")
 @click.option(
     "--augment",
     default="paper",
     show_default=True,
     type=click.Choice(["paper", "original", "inception", "none"]),
-    help="As for train.",
+    help="Augmentation, as for train.",
 )
 @order_option
 @cache_option
@@ -59,11 +90,11 @@ def preview(
     cache_size: int,
     quiet: bool,
 ) -> None:
-    """Draw what the network will see: images of the training stream, with the mean image put back.
+    """Draw augmented images of the training stream, as the network will see them, with the mean image added back.
 
-    Without --key and --same, the first images of the stream. With them, a row a sample and a column an epoch: what
-    crops, flips and colour noise make of the same image. The stream is that of train with the same options, so these
-    are the images of that training. Python: pipeline.preview.Preview.
+    Without --key and --same it draws the first images of the stream. With them it draws one row per sample and one
+    column per epoch, to show what crops, flips and color noise do to one image. train with the same options gets
+    exactly these images. Python: alexstream.pipeline.preview.Preview.
 
     \b
     Examples:
@@ -72,36 +103,46 @@ def preview(
       cli.py preview shards/ --same 4 --augment original
       cli.py preview shards/ --key cat_003 --epochs 12
     """
-    from pipeline.preview import Preview
-    from trainer.pictures import check_place, save_sheet
+    from alexstream.pipeline.preview import Preview
+    from alexstream.trainer.evaluation.pictures import check_picture_path, save_sheet
 
-    check_place(out)
+    check_picture_path(out)
     options = {"batch_size": batch_size, "seed": seed, "augmentation": augment, "order": order}
-    stream = stream_of(data, None, **options, cache=cache, cache_bytes=cache_size)
+    stream = make_stream(data, None, **options, cache=cache, cache_bytes=cache_size)
     facts = stream.facts()
-    seen = Preview.of(stream)
+    seen = Preview.from_data(stream)
     what = f"{data}, augmentation {augment}, order {order}, seed {seed}"
     if keys or same:
-        rows = _by_epoch(seen, _asked(stream, keys, same), epochs)
-        heading = f"{len(rows)} training sample(s) in epochs 1 to {epochs}"
+        rows = _make_epoch_rows(seen, _choose_samples(stream, keys, same), epochs)
+        heading = f"{count_of(len(rows), 'training sample')} in epochs 1 to {epochs}"
     else:
-        rows = _contact_sheet(seen, class_names_of(stream), count, step)
+        rows = _make_contact_sheet(seen, load_class_names(stream), count, step)
         heading = f"Training images from step {step:,} on, as the network sees them"
     save_sheet(rows, heading, what, out)
     if not quiet:
-        click.echo(f"{out}: {sum(map(len, rows))} images, of {facts.num_train:,} training images")
+        click.echo(f"{out}: {count_of(sum(map(len, rows)), 'image')}, of {count_of(facts.num_train, 'training image')}")
 
 
-@command()
-@click.argument("folder", metavar="DIR", type=PLACE)
+@command(writes_files=True)
+@click.argument("folder", metavar="DIR", type=LOCATION_PARAM)
 @click.option(
-    "--data", default=None, type=PLACE, help="Of a run: its data set. [default: the one that its config.toml names]"
+    "--data",
+    default=None,
+    type=LOCATION_PARAM,
+    help="Data set of the run, if DIR is a run. [default: the one named in its config.toml]",
 )
 @click.option(
-    "--src", "source", default=None, type=FILE, help="Where the images came from, to show files that were refused."
+    "--src",
+    "source",
+    default=None,
+    type=FILE_PARAM,
+    help="Folder or tar that the data set was converted from, to show pictures of refused files.",
 )
 @click.option(
-    "--out", default=None, type=FILE, help="The file to write. [default: report.html in DIR, or beside it for a split]"
+    "--out",
+    default=None,
+    type=FILE_PARAM,
+    help="HTML file to write. [default: report.html in DIR, or next to DIR if it is a split]",
 )
 @click.option(
     "--neighbours",
@@ -109,7 +150,8 @@ def preview(
     default=4,
     show_default=True,
     type=click.IntRange(0),
-    help="Of a run: validation images whose nearest training images are searched; 0 saves a pass over those.",
+    help="Number of validation images for which to find the nearest training images, if DIR is a run; 0 skips this "
+    "pass over the training split.",
 )
 @device_option
 @cache_option
@@ -126,11 +168,12 @@ def report(
     cache_size: int,
     quiet: bool,
 ) -> None:
-    """Put everything about a data set or a run of train on one page: a single HTML file that needs nothing else.
+    """Write a report about a data set or a training run: one self-contained HTML file.
 
-    Of a data set: counts, classes, sizes, refused files, mean image and colour axes, and what augmentation makes of an
-    image. Of a run also its curves, where its time went, its kernels, its worst mistakes, accuracy by class, nearest
-    images, and how to do it again. The validation split is scored once. Python: report.compose.write.
+    For a data set it shows counts, classes, sizes, refused files, the mean image, the color axes and examples of
+    augmentation. For a run it adds learning curves, time per stage, kernels, the worst mistakes, accuracy by class,
+    nearest images, and the commands to reproduce it. The validation split is evaluated once.
+    Python: alexstream.report.compose.write_report.
 
     \b
     Examples:
@@ -138,10 +181,11 @@ def report(
       cli.py report runs/alexnet
       cli.py report runs/alexnet --data shards/ --out alexnet.html --neighbours 0
     """
-    from report.compose import write
-    from report.subject import Request
+    require_extra("report", "reports")
+    from alexstream.report.compose import write_report
+    from alexstream.report.subject import ReportRequest
 
-    request = Request(
+    request = ReportRequest(
         folder=folder,
         data=data,
         source=source,
@@ -151,40 +195,40 @@ def report(
         cache_bytes=cache_size,
         quiet=quiet,
     )
-    path, size = write(request, out)
-    click.echo(f"{path}: {size / 2**20:.1f} MiB, one file")
+    path, size = write_report(request, out)
+    click.echo(f"{path}: {size / 2**20:.1f} MiB, one file", err=not path.is_file())  # the page itself may go to stdout
 
 
-def _contact_sheet(seen: Any, names: tuple[str, ...], count: int, step: int) -> list[list[Any]]:
-    """The first images of the stream, in rows, with their classes below them."""
-    from trainer.pictures import Captioned
+def _make_contact_sheet(seen: Any, names: tuple[str, ...], count: int, step: int) -> list[list[Any]]:
+    """Return the first ``count`` images of the stream from step ``step`` on, in rows, with their classes."""
+    from alexstream.trainer.evaluation.pictures import CaptionedImage
 
     cells = [
-        Captioned(pixels_SSC=one.pixels_HWC, lines=(names[one.label], f"epoch {one.epoch + 1}"))
-        for one in seen.batches(count, step)
+        CaptionedImage(pixels_SSC=one.pixels_HWC, lines=(names[one.label], f"epoch {one.epoch + 1}"))
+        for one in seen.take_images(count, step)
     ]
-    return [cells[i : i + A_ROW] for i in range(0, len(cells), A_ROW)]
+    return [cells[i : i + IMAGES_PER_ROW] for i in range(0, len(cells), IMAGES_PER_ROW)]
 
 
-def _by_epoch(seen: Any, samples: list[tuple[int, str, str]], epochs: int) -> list[list[Any]]:
-    """A row for each sample (id, key, class): how it is seen in each epoch."""
-    from trainer.pictures import Captioned
+def _make_epoch_rows(seen: Any, samples: list[tuple[int, str, str]], epochs: int) -> list[list[Any]]:
+    """Return one row per sample (id, key, class): its augmented image in each epoch."""
+    from alexstream.trainer.evaluation.pictures import CaptionedImage
 
     return [
         [
-            Captioned(pixels_SSC=one.pixels_HWC, lines=(f"{name}, epoch {one.epoch + 1}", key))
+            CaptionedImage(pixels_SSC=one.pixels_HWC, lines=(f"{name}, epoch {one.epoch + 1}", key))
             for one in seen.sample(sample, range(epochs))
         ]
         for sample, key, name in samples
     ]
 
 
-def _asked(stream: Any, keys: tuple[str, ...], same: int) -> list[tuple[int, str, str]]:
-    """Id, key and class of the training samples that are meant; ``same`` of them chosen, if there are no keys."""
-    from sharding.lookup import Lookup
-    from trainer.neighbours import Split, choose
+def _choose_samples(stream: Any, keys: tuple[str, ...], same: int) -> list[tuple[int, str, str]]:
+    """Return (id, key, class) of the training samples with these keys, or of ``same`` chosen ones without keys."""
+    from alexstream.sharding.lookup import SampleLookup
+    from alexstream.trainer.evaluation.neighbors import Split, choose_queries
 
-    training = Split(name="train", catalog=Lookup.of(stream.train), data=stream)
-    names = class_names_of(stream)
-    chosen = [i for _, i in choose([training], keys, same, stream.seed)]
+    training = Split(name="train", catalog=SampleLookup.from_folder(stream.train), data=stream)
+    names = load_class_names(stream)
+    chosen = [i for _, i in choose_queries([training], keys, same, stream.seed)]
     return [(i, str(training.catalog.keys[i]), names[training.catalog.label(i)]) for i in chosen]

@@ -1,53 +1,59 @@
-"""What commands open: a split of a data set, the stream of one, a device."""
+"""Helpers that turn options into library objects: a split's folder, a stream, a device."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from sharding.errors import DatasetError
+from alexstream.core.errors import DatasetError
 
 
-def resolve(data: Path, split: str, *, any_split: bool = False) -> Path:
-    """The folder of a split in ``data``; ``any_split``: a data set named outright is taken whatever its split."""
-    from sharding.layout import find_split, is_dataset, split_folders_of
+def find_split_folder(data: Path, split: str, *, any_split: bool = False) -> Path:
+    """Return the folder of the split named ``split`` in ``data``.
+
+    With ``any_split``, ``data`` itself is returned if it is a split, whatever its name. Raises DatasetError if there
+    is no such split.
+    """
+    from alexstream.sharding.dataset_v1.layout import is_dataset
+    from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
 
     found = data if any_split and is_dataset(data) else find_split(data, split)
     if found is None:
-        split_folders_of(data)  # says what is wrong if there is no data set at all
+        list_split_folders(data)  # raises a more specific error if there is no data set at all
         raise DatasetError(f"{data} holds no split {split!r}; make it with: cli.py shard --split {split}")
     return found
 
 
-def stream_of(data: Path, val: Path | None, **options: Any) -> Any:
-    """The batches of the data set in ``data``, with its own or another validation split."""
-    from pipeline.loader import ShardedData
-    from sharding.layout import find_split
+def make_stream(data: Path, val: Path | None, **options: Any) -> Any:
+    """Return a ShardedData of ``data``'s training split, with its own validation split or that in ``val``.
 
-    train = resolve(data, "train")
-    val = find_split(data, "val") if val is None else resolve(val, "val", any_split=True)
+    ``options`` are further fields of ShardedData. Raises DatasetError if there is no such split.
+    """
+    from alexstream.pipeline.stream import ShardedData
+    from alexstream.sharding.dataset_v1.manifest import find_split
+
+    train = find_split_folder(data, "train")
+    val = find_split(data, "val") if val is None else find_split_folder(val, "val", any_split=True)
     return ShardedData(train=train, val=val, **options)
 
 
-def evaluation_stream(data: Path, val: Path | None, ensemble: Any, **options: Any) -> Any:
-    """As ``stream_of``, with the mean and the divisor that the networks were trained with."""
-    from trainer.launch import cores
+def make_evaluation_stream(data: Path, val: Path | None, ensemble: Any, **options: Any) -> Any:
+    """Return a stream that normalizes images as ``ensemble``'s networks were trained, decoding on all cores."""
+    from alexstream.core.limits import count_cores
 
-    return stream_of(data, val, augmentation=ensemble.augmentation, num_threads=cores(), **options)
-
-
-def torch_device(wanted: str) -> Any:
-    """What ``--device`` stands for."""
-    import torch
-
-    from trainer.launch import choose_device_type
-
-    return torch.device(choose_device_type(1, wanted))
+    return make_stream(data, val, augmentation=ensemble.augmentation, num_threads=count_cores(), **options)
 
 
-def class_names_of(stream: Any) -> tuple[str, ...]:
-    """Names of the classes by label, for people."""
-    from sharding.layout import load_manifest
-    from sharding.lookup import class_names
+def choose_device(wanted: str) -> Any:
+    """Return the torch.device for the value of ``--device``. Raises TrainError for cuda without a GPU."""
+    from alexstream.trainer.distributed.launch import choose_single_device
 
-    return class_names(load_manifest(stream.train))
+    return choose_single_device(wanted)
+
+
+def load_class_names(stream: Any) -> tuple[str, ...]:
+    """Load the readable names of a stream's classes, by label."""
+    from alexstream.sharding.dataset_v1.manifest import load_manifest
+    from alexstream.sharding.lookup import list_class_names
+
+    return list_class_names(load_manifest(stream.train))

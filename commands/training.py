@@ -1,4 +1,4 @@
-"""``train``: the network, on the stream."""
+"""``train``: train the network on a data set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from commands.group import command, effective_config
-from commands.options import (
-    FOLDER,
-    PLACE,
+from alexstream.commands.group import Command, command, format_effective_config, load_config
+from alexstream.commands.options import (
+    FOLDER_PARAM,
+    LOCATION_PARAM,
     cache_option,
     cache_size_option,
     compile_option,
@@ -21,202 +21,247 @@ from commands.options import (
     quiet_option,
     recipe_option,
 )
-from commands.streams import stream_of
+from alexstream.commands.streams import make_stream
+from alexstream.core.parameters import to_display
 
-# Flag → what it changes in the recipe, and its help.
+_DEFAULT_RUN = Path("runs/alexnet")
+
+
+class _TrainCommand(Command):
+    """``train``, which takes the options of a run that it resumes from that run's folder."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; what is not typed is as it was in the run that ``--resume`` continues."""
+        typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        if typed.get("resume") and not typed.get("config"):
+            from alexstream.trainer.metrics import CONFIG_FILE
+
+            config = Path(typed.get("run_folder") or _DEFAULT_RUN) / CONFIG_FILE
+            if config.is_file():
+                load_config(ctx, config, leave_out=("run",))
+        return super().parse_args(ctx, args)
+
+
+# Flag → the recipe fields that it changes, and its help text.
 _ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "--tanh": ({"activation": "tanh"}, "Ablation, section 3.1: tanh in place of ReLU."),
-    "--no-lrn": ({"lrn": False}, "Ablation, section 3.3: no response normalisation."),
-    "--no-overlap": ({"pool_size": 2}, "Ablation, section 3.4: pooling over 2x2 places, not 3x3."),
+    "--tanh": ({"activation": "tanh"}, "Ablation, section 3.1: tanh instead of ReLU."),
+    "--no-lrn": ({"lrn": False}, "Ablation, section 3.3: no local response normalization."),
+    "--no-overlap": ({"pool_size": 2}, "Ablation, section 3.4: 2x2 pooling windows, which do not overlap, not 3x3."),
     "--no-dropout": ({"dropout": 0.0}, "Ablation, section 4.2: no dropout."),
-    "--no-crops": ({}, "Ablation, section 4.1: no random crops, no flips."),
-    "--no-lighting": ({}, "Ablation, section 4.1: no colour noise."),
-    "--half": ({"columns": 1}, "Ablation, section 3.2: the net of one GPU."),
-    "--no-talk": ({"columns_talk": False}, "Ablation: columns that never exchange."),
-    "--sixth-conv": ({"sixth_conv": True}, "Section 6: a sixth convolution, over the last pooling."),
+    "--no-crops": ({}, "Ablation, section 4.1: no random crops and flips."),
+    "--no-lighting": ({}, "Ablation, section 4.1: no color noise (PCA lighting)."),
+    "--half": ({"columns": 1}, "Ablation, section 3.2: the one-column network, for one GPU."),
+    "--no-talk": ({"columns_talk": False}, "Ablation: columns that exchange no activations before fc8."),
+    "--sixth-conv": ({"sixth_conv": True}, "Section 6: a sixth convolutional layer after the last pooling layer."),
 }
 
 
 def ablation_options(command: Any) -> Any:
-    """The paper's experiments, one flag each."""
+    """Add the options for the paper's experiments to a command, one flag each."""
     command = click.option(
-        "--remove", "removed", default="", metavar="LAYER", help="Ablation, section 7: without conv2, 3, 4 or conv5."
+        "--remove",
+        "removed",
+        default="",
+        metavar="LAYER",
+        help="Ablation, section 7: leave out a layer (conv2, conv3, conv4 or conv5).",
     )(command)
     for flag, (_, text) in reversed(_ABLATIONS.items()):
         command = click.option(flag, is_flag=True, help=text)(command)
     return command
 
 
-def _changes(flags: dict[str, bool]) -> dict[str, Any]:
-    """What the flags that were given change in the recipe."""
-    given = {f"--{name.replace('_', '-')}" for name, is_given in flags.items() if is_given}
-    return {field: value for flag in given for field, value in _ABLATIONS[flag][0].items()}
+def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe fields that the flags among the options ``given`` change, with their values."""
+    flags = [flag for flag in _ABLATIONS if given[flag.removeprefix("--").replace("-", "_")]]
+    return {field: value for flag in flags for field, value in _ABLATIONS[flag][0].items()}
 
 
-@command()
+@command(cls=_TrainCommand, writes_files=True)
 @click.option(
     "--data",
-    required=True,
-    type=PLACE,
-    help="Data set: a folder (or s3://bucket/folder) with train/ and val/, or a training split.",
+    default=None,  # required, but a resumed run knows it
+    type=LOCATION_PARAM,
+    help="Data set: a folder or s3://bucket/folder with train/ and val/, or a training split.  [required, except with "
+    "--resume]",
 )
-@click.option("--val", default=None, type=PLACE, help="Validation split, if it is not in --data.")
+@click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
 @click.option(
     "--run",
     "run_folder",
-    default=Path("runs/alexnet"),
+    default=_DEFAULT_RUN,
     show_default=True,
-    type=FOLDER,
-    help="Folder for checkpoints and metrics.",
+    type=FOLDER_PARAM,
+    help="Run folder for checkpoints and metrics.",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in --run from its newest checkpoint.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in --run from its newest checkpoint, with the options that it had; what is typed "
+    "takes precedence.",
+)
 @devices_option
 @click.option(
     "--device",
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "cpu", "cuda"]),
-    help="auto: GPUs if there are enough.",
+    help="Device type to train on; auto: GPUs if there are enough for --devices.",
 )
 @recipe_option
-@click.option("--epochs", default=None, type=click.IntRange(1), help="Default: 90; of --recipe original, 93.")
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(2))
+@click.option(
+    "--epochs",
+    default=None,
+    type=click.IntRange(1),
+    help="Number of epochs. [default: 90, or 93 with --recipe original]",
+)
+@click.option(
+    "--batch-size", default=128, show_default=True, type=click.IntRange(2), help="Images per step, over all devices."
+)
 @click.option(
     "--lr",
     default=0.01,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="First learning rate.",
+    help="Initial learning rate.",
 )
 @click.option(
     "--patience",
     default=5,
     show_default=True,
     type=click.IntRange(1),
-    help="Epochs without a better validation error before the rate is divided by 10.",
+    help="Divide the learning rate by 10 after this many epochs without a new lowest validation error.",
 )
 @click.option(
     "--drop-after",
     default=None,
     metavar="EPOCHS",
-    help="Divide the rate by 10 after these epochs, as 25,50,75, whatever the validation error.",
+    help="Divide the learning rate by 10 after each of these epochs, for example 25,50,75, instead of by --patience.",
 )
 @precision_option
 @compile_option
 @click.option(
     "--init-from",
     default=None,
-    type=FOLDER,
-    help="Start from a checkpoint's parameters (fine-tuning); fc8 anew if the number of classes differs.",
+    type=FOLDER_PARAM,
+    help="Fine-tune: start from the parameters of this checkpoint or run folder. fc8 starts at random if the number "
+    "of classes differs.",
 )
 @ablation_options
 @click.option(
     "--width",
     default=1.0,
     show_default=True,
-    help="Layers as wide as this part of the paper's (1, 0.5, 0.25, 0.125): a small network, to try things out.",
+    help="Scale the width of every layer by 1, 0.5, 0.25 or 0.125; small networks are for trying things out.",
 )
 @click.option(
     "--augment",
     default=None,
     type=click.Choice(["paper", "original", "inception", "none"]),
-    help="paper: crop, flip and lighting of each image. original: as the program of 2012 did, one crop for 32 images. "
-    "inception: boxes of any size, for --encode keep. none: the centre.  [default: as --recipe]",
+    help="paper: random crop, flip and lighting for each image. original: as the program of 2012, one crop for 32 "
+    "images. inception: random resized crops, for data sets made with --encode keep. none: the center crop. "
+    "[default: the augmentation of --recipe]",
 )
 @order_option
-@click.option("--seed", default=1, show_default=True, help="Seed of weights, order, augmentation and dropout.")
+@click.option("--seed", default=1, show_default=True, help="Seed for weights, order, augmentation and dropout.")
 @click.option(
     "--threads",
     default=0,
     type=click.IntRange(0),
     show_default=True,
-    help="Decoding threads per process; 0: cores / devices.",
+    help="Decoding threads per process; 0: cores / processes.",
 )
 @click.option(
     "--on-bad-sample",
     default="fail",
     show_default=True,
     type=click.Choice(["fail", "skip"]),
-    help="What a damaged sample does: end the run, or be passed over and logged.",
+    help="Samples that cannot be decoded. fail: end the run. skip: replace and log them.",
 )
 @decoder_option
 @cache_option
 @cache_size_option
 @click.option(
-    "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Steps between progress lines."
+    "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Print a progress line every N steps."
 )
 @click.option(
     "--checkpoint-every",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Steps between checkpoints; 0: at epoch ends only.",
+    help="Also save a checkpoint every N steps; 0: at the end of each epoch only.",
 )
-@click.option("--keep", default=2, show_default=True, type=click.IntRange(1), help="Checkpoints that stay.")
+@click.option(
+    "--keep",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of newest checkpoints to keep; older ones are deleted.",
+)
 @click.option(
     "--timeout",
     default=600.0,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="How long a rank waits for another one before the run ends.",
+    help="End the run when a rank has waited this long for another one.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files into the run folder too.")
+@click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files to the run folder.")
 @quiet_option
-def train(
-    data: Path,
-    val: Path | None,
-    run_folder: Path,
-    resume: bool,
-    devices: int,
-    device: str,
-    recipe: str,
-    epochs: int | None,
-    batch_size: int,
-    lr: float,
-    patience: int,
-    drop_after: str | None,
-    precision: str,
-    compiled: bool,
-    init_from: Path | None,
-    augment: str | None,
-    order: str,
-    seed: int,
-    threads: int,
-    on_bad_sample: str,
-    decoder: str,
-    cache: Path | None,
-    cache_size: int,
-    log_every: int,
-    checkpoint_every: int,
-    keep: int,
-    timeout: float,
-    tensorboard: bool,
-    quiet: bool,
-    removed: str,
-    width: float,
-    **flags: bool,
-) -> None:
-    """Train the two-column AlexNet on the augmented stream, with the paper's hyper-parameters as defaults.
+def train(devices: int, device: str, **given: Any) -> None:
+    """Train the two-column AlexNet on a data set, by default with the paper's hyper-parameters.
 
-    Two processes (ranks) hold one column each, on two GPUs with NCCL or on the CPU with gloo; both are started
-    here. After every epoch the validation error is printed and a checkpoint written; --resume continues
-    from it exactly. The same command and seed give the same numbers. Python: trainer.loop.train.
+    Starts two processes (ranks), each of which holds one column: on two GPUs with NCCL, or on the CPU with gloo.
+    After every epoch it prints the validation error and saves a checkpoint, from which --resume continues exactly.
+    The same command and seed give the same numbers. Python: alexstream.train.
 
     \b
     Examples:
       cli.py train --data shards/
       cli.py train --data shards/ --epochs 5 --run runs/short
-      cli.py train --data shards/ --run runs/short --epochs 10 --resume
+      cli.py train --resume --run runs/short --epochs 10
       cli.py train --data s3://bucket/shards --order grouped --cache /scratch --cache-size 100G
       cli.py train --data shards/ --recipe original
       torchrun --standalone --nproc-per-node 8 -- cli.py train --data shards/ --batch-size 512 --lr 0.04
     """
-    from trainer import launch, loop, start
-    from trainer.recipe import chosen
+    from alexstream.trainer import run
+    from alexstream.trainer.distributed import launch
+
+    _require_data(**given)
+    if note := launch.describe_idle_gpus(devices, device):
+        click.echo(to_display(note), err=True)
+    config = format_effective_config(click.get_current_context(), leave_out=("resume",))
+    options = _make_run_options(**given)
+    run.train(_make_training_stream(devices, **given), options, devices=devices, device=device, config=config)
+
+
+def _require_data(*, data: Path | None, resume: bool, run_folder: Path, **_: Any) -> None:
+    """Raise click.UsageError if nothing names the data set."""
+    context = click.get_current_context()
+    if data is None and resume:
+        why = f"{run_folder} has no config.toml that names its data; give --data, and --run if the run is elsewhere"
+        raise click.UsageError(f"--resume: {why}", context)
+    if data is None:
+        raise click.MissingParameter(ctx=context, param_hint="'--data'", param_type="option")
+
+
+def _make_run_options(
+    *,
+    run_folder: Path,
+    recipe: str,
+    epochs: int | None,
+    lr: float,
+    patience: int,
+    drop_after: str | None,
+    removed: str,
+    width: float,
+    **given: Any,
+) -> Any:
+    """Return the RunOptions that the options of ``train`` ask for, with the recipe and its ablations."""
+    from alexstream.trainer.recipe import make_recipe
+    from alexstream.trainer.run_setup import RunOptions
 
     epochs = epochs or (93 if recipe == "original" else 90)
-    training = chosen(
+    network = make_recipe(
         recipe,
         epochs=epochs,
         learning_rate=lr,
@@ -224,54 +269,47 @@ def train(
         drop_after=drop_after,
         removed=removed,
         width=width,
-        **_changes(flags),
+        **_list_recipe_changes(given),
     )
-    device_type = launch.choose_device_type(devices, device, training.columns)
-    if device_type == "cpu" and device == "auto" and launch.num_gpus():
-        click.echo(
-            f"note: {launch.num_gpus()} GPU here, {devices} wanted, so the CPU is used; try --devices 1", err=True
-        )
-    stream = stream_of(
-        data,
-        val,
-        batch_size=batch_size,
-        seed=seed,
-        augmentation=_augmentation(augment or recipe, crops=not flags["no_crops"], lighting=not flags["no_lighting"]),
-        order=order,
-        decoder=decoder,
-        cache=cache,
-        cache_bytes=cache_size,
-        num_threads=threads or max(1, launch.cores() // launch.num_local_processes(devices)),
-        on_bad_sample=on_bad_sample,
-    )
-    options = start.RunOptions(
+    return RunOptions(
         folder=run_folder,
         epochs=epochs,
-        recipe=training,
-        resume=resume,
-        init_from=init_from,
-        precision=precision,  # type: ignore[arg-type]
-        compile=compiled,
-        checkpoint_every=checkpoint_every,
-        keep=keep,
-        log_every=log_every,
-        timeout_s=timeout,
-        tensorboard=tensorboard,
-        quiet=quiet,
+        recipe=network,
+        resume=given["resume"],
+        init_from=given["init_from"],
+        precision=given["precision"],
+        compile=given["compiled"],
+        checkpoint_every=given["checkpoint_every"],
+        keep=given["keep"],
+        log_every=given["log_every"],
+        timeout_s=given["timeout"],
+        tensorboard=given["tensorboard"],
+        quiet=given["quiet"],
     )
-    num_parts = launch.num_replicas(devices) * devices
-    config = effective_config(click.get_current_context(), leave_out=("resume",))
-    is_main = launch.is_main_process()
-    try:
-        with start.prepare(options, stream.facts(), num_parts, write=is_main, config=config) as claim:
-            launch.run(loop.train, (stream, options), devices, device_type, timeout_s=timeout, claim=claim)
-    except KeyboardInterrupt as error:
-        error.args = ("continue from its last checkpoint with --resume",)
-        raise
 
 
-def _augmentation(name: str, *, crops: bool, lighting: bool) -> str:
-    """The augmentation's name without what is not wanted."""
+def _make_training_stream(
+    devices: int, *, data: Path, val: Path | None, recipe: str, augment: str | None, threads: int, **given: Any
+) -> Any:
+    """Return the stream that the options of ``train`` ask for, for each of the processes of ``devices``."""
+    from alexstream.core.limits import count_cores
+    from alexstream.trainer.distributed.launch import count_local_processes
+
+    augmentation = _augmentation_name(augment or recipe, crops=not given["no_crops"], lighting=not given["no_lighting"])
+    fields = {name: given[name] for name in ("batch_size", "seed", "order", "decoder", "cache", "on_bad_sample")}
+    return make_stream(
+        data,
+        val,
+        augmentation=augmentation,
+        cache_bytes=given["cache_size"],
+        # ``devices`` may still be 0 here: what is wrong with it is said where the run starts.
+        num_threads=threads or max(1, count_cores() // max(1, count_local_processes(devices))),
+        **fields,
+    )
+
+
+def _augmentation_name(name: str, *, crops: bool, lighting: bool) -> str:
+    """Return the name of the augmentation ``name`` without crops (and flips) or lighting, as asked."""
     if name == "none" or not (crops or lighting):
         return "none"
     return name + ("" if crops else "-no-crops") + ("" if lighting else "-no-lighting")

@@ -1,4 +1,4 @@
-"""CONTRACT 2: what the pipeline makes and the trainer consumes.
+"""CONTRACT 2: the batches that the pipeline yields and the trainer consumes.
 
 Shape legend: N = batch, C = 3 channels (R, G, B), H = W = 224 pixels.
 """
@@ -15,12 +15,15 @@ CROP_PX = 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
-    """Seconds that the stages of the stream took for a batch; work that n threads share counts by 1/n.
+class StageTimes:
+    """Record how long each stage of the stream took for a batch, in seconds; work of n threads counts as 1/n.
 
-    ``read_s``: stored bytes from disk, cache or store; ``decode_s``: crop and flip included where DALI does them;
-    ``augment_s``: order and draws (their arithmetic is part of decode and finish); ``exchange_s``: waiting for the
-    other column's half; ``finish_s``: mean and lighting.
+    Args:
+        read_s: Reading stored bytes from disk, cache or object store.
+        decode_s: Decoding, with crop and flip where DALI does them.
+        augment_s: Order and draws; applying them belongs to decode and normalization.
+        exchange_s: Waiting for the other column's half.
+        finish_s: Normalization, that is mean and lighting.
     """
 
     read_s: float = 0.0
@@ -29,18 +32,23 @@ class Stages:
     exchange_s: float = 0.0
     finish_s: float = 0.0
 
-    def __add__(self, other: Stages) -> Stages:
-        """Stage by stage."""
-        return Stages(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+    def __add__(self, other: StageTimes) -> StageTimes:
+        """Return the sum of each stage."""
+        return StageTimes(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropBatch:
-    """Decoded, cropped and flipped images before the finish: four times smaller than floats, so these travel.
+    """Hold decoded, cropped and flipped images before normalization, the form in which processes exchange them.
 
-    ``crops_NCHW`` uint8 0..255; ``labels_N`` int64; ``ids_N`` int64, row of the catalog (-1: padding);
-    ``yx_N2`` int32, the crop's corner; ``flip_N`` int32, 1 = mirrored; ``rgb_N3`` float32, lighting offset.
-    ``stages``: what this process spent on it so far; does not travel.
+    Args:
+        crops_NCHW: uint8, 0..255.
+        labels_N: int64.
+        ids_N: int64, row of the catalog; -1: padding.
+        yx_N2: int32, the crop's corner.
+        flip_N: int32, 1 = mirrored.
+        rgb_N3: float32, lighting offset.
+        stages: Time that this process has spent on it so far; not exchanged.
     """
 
     crops_NCHW: torch.Tensor
@@ -49,15 +57,15 @@ class CropBatch:
     yx_N2: torch.Tensor
     flip_N: torch.Tensor
     rgb_N3: torch.Tensor
-    stages: Stages = Stages()
+    stages: StageTimes = StageTimes()
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """The six tensors, in the order of the fields."""
+        """Return the six tensors, in the order of the fields."""
         return self.crops_NCHW, self.labels_N, self.ids_N, self.yx_N2, self.flip_N, self.rgb_N3
 
     @classmethod
-    def of(cls, tensors: tuple[torch.Tensor, ...], stages: Stages = Stages()) -> CropBatch:
-        """The inverse of ``tensors``."""
+    def from_tensors(cls, tensors: tuple[torch.Tensor, ...], stages: StageTimes = StageTimes()) -> CropBatch:
+        """Make a batch of the six tensors that ``tensors`` returned."""
         crops, labels, ids, yx, flip, rgb = tensors
         return cls(
             crops_NCHW=crops, labels_N=labels, ids_N=ids, yx_N2=yx, flip_N=flip, rgb_N3=rgb, stages=stages
@@ -66,28 +74,40 @@ class CropBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch ready for the network, on its device.
+    """Hold a batch that is ready for the network, on its device.
 
-    ``images_NCHW`` float32: pixels on 0..255 minus the mean image, plus lighting; not divided by a standard
-    deviation (the paper's normalisation constants presuppose this scale). ``labels_N`` and ``ids_N`` int64,
-    -1 in entries that only fill up the last evaluation batch. ``stages``: what making it took.
+    Args:
+        images_NCHW: float32: pixels on 0..255 minus the mean image, plus lighting; not divided by a standard deviation
+            (the constants of the paper's response normalization assume this scale), unless the recipe says so.
+        labels_N: int64; -1 in the padding of the last evaluation batch.
+        ids_N: int64, row of the catalog; -1 in the same entries.
+        stages: How long making it took.
     """
 
     images_NCHW: torch.Tensor
     labels_N: torch.Tensor
     ids_N: torch.Tensor
-    stages: Stages = Stages()
+    stages: StageTimes = StageTimes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Which consecutive part of every batch this process decodes: ``index`` of ``count`` equal parts."""
+class BatchSlice:
+    """Select the slice of every batch that this process decodes: number ``index`` of ``count`` equal slices.
+
+    Args:
+        index: The slice of this process, from 0.
+        count: How many slices a batch has.
+    """
 
     index: int = 0
     count: int = 1
 
-    def of(self, batch_size: int) -> slice:
-        """The positions of this part. Raises ValueError if the batch does not divide evenly."""
+    def to_slice(self, batch_size: int) -> slice:
+        """Return this slice of a batch's positions. Raises ValueError if the batch does not divide evenly.
+
+        Args:
+            batch_size: Images in the whole batch.
+        """
         if batch_size % self.count:
             raise ValueError(f"batch size: received {batch_size}, expected a multiple of {self.count} parts")
         size = batch_size // self.count
@@ -95,21 +115,28 @@ class Part:
 
 
 class Exchange(Protocol):
-    """Starts to bring the parts of a batch together and returns a call that waits for the whole batch."""
+    """Start gathering the parts of a batch from all processes; return a function that waits for the whole batch."""
 
     def __call__(self, part: CropBatch) -> Callable[[], CropBatch]:
-        """Start the exchange of this process's part."""
+        """Start exchanging this process's part of a batch."""
         ...
-
-
-def no_exchange(part: CropBatch) -> Callable[[], CropBatch]:
-    """The exchange of a process that decodes whole batches itself."""
-    return lambda: part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFacts:
-    """What the trainer must know of the data: sizes, classes, and the identities that a checkpoint is bound to."""
+    """Describe the data to the trainer: sizes, classes, and the digests and options that a checkpoint is bound to.
+
+    Args:
+        num_train: Samples of the training split.
+        num_val: Samples of the validation split; 0 without one.
+        classes: Their names; the index is the label.
+        train_digest: sha256 that the training split's manifest gives its shards.
+        val_digest: That of the validation split; empty without one.
+        augmentation: The recipe by which the training stream augments.
+        seed: Determines order and augmentation.
+        batch_size: Images in a batch, of all processes together that share it.
+        order: ``global`` or ``grouped``.
+    """
 
     num_train: int
     num_val: int
@@ -123,31 +150,50 @@ class DataFacts:
 
 
 class TrainingData(Protocol):
-    """Where a training run's batches come from; picklable, so that it can be sent to a rank's process."""
+    """Provide the batches of a training run; picklable, so that it can be sent to the process of each rank."""
 
     def facts(self) -> DataFacts:
-        """Check the data and describe it."""
+        """Check the data and return its description."""
         ...
 
     def training(
         self,
         start_step: int,
-        part: Part,
-        exchange: Exchange,
+        part: BatchSlice,
+        exchange: Exchange | None,
         device: torch.device,
         augmentation: str | None = None,
     ) -> Iterator[Batch]:
-        """Endless batches from step ``start_step`` on, augmented as ``augmentation`` says or as ``facts`` do."""
+        """Yield batches without end from step ``start_step`` on, augmented by ``augmentation`` or as ``facts`` says.
+
+        Args:
+            start_step: The first batch to give.
+            part: The slice of every batch that this process decodes.
+            exchange: Brings the slices together; None: each process keeps its own.
+            device: Where the batches are wanted.
+            augmentation: Another recipe than that of ``facts``.
+        """
         ...
 
-    def validation(self, part: Part, exchange: Exchange, device: torch.device, views: int = 1) -> Iterator[Batch]:
-        """One pass over the validation split in catalog order; the last batch is filled up.
+    def validation(
+        self, part: BatchSlice, exchange: Exchange | None, device: torch.device, views: int = 1
+    ) -> Iterator[Batch]:
+        """Yield the validation split once, in catalog order, the last batch padded to full size.
 
-        ``views``: 1, the centre crop, or 10, and then ``images_NCHW`` is (N, 10, C, H, W): corners and centre, then
-        the same mirrored (paper, section 4.1).
+        Args:
+            part: The slice of every batch that this process decodes.
+            exchange: Brings the slices together; None: each process keeps its own.
+            device: Where the batches are wanted.
+            views: 1, the center crop, or 10, and then ``images_NCHW`` is (N, 10, C, H, W): corners and center, then
+                the same mirrored (paper, section 4.1).
         """
         ...
 
     def decode_path(self, device: torch.device, exchanged: bool) -> str:
-        """Which way the images take, in a sentence; ``exchanged``: each process decodes a part of the batch."""
+        """Describe in words how images are decoded.
+
+        Args:
+            device: Where the batches are wanted.
+            exchanged: Whether each process decodes a slice of the batch and gets the rest from the others.
+        """
         ...

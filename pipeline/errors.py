@@ -3,35 +3,38 @@
 ::
 
     AlexstreamError
-    └── StreamError            the stream cannot be opened or cannot go on: names shard, key and remedy
-    UndecodedError             within the stage: which samples of a batch gave no image
+    └── StreamError            the stream cannot be opened or cannot continue; the message names shard, key and remedy
+    UndecodedError             internal: samples of a batch that could not be read or decoded
 """
 
 from collections.abc import Mapping
 
-from sharding.errors import AlexstreamError as AlexstreamError  # the root, for the stages above
+from alexstream.core.errors import AlexstreamError as AlexstreamError  # the root, for the stages above
 
 
 class StreamError(AlexstreamError):
-    """The stream cannot be opened or cannot go on; the message names shard, key and remedy."""
+    """Raised if the stream cannot be opened or cannot continue; the message names shard, key and remedy."""
 
 
-# What becomes of a sample; the numbers are those of fused.c.
-OUTCOMES = (
+# Outcomes of reading and decoding a sample, to follow "sample KEY in SHARD.tar"; the indexes are those of fused.c.
+OUTCOME_MESSAGES = (
     "is intact",
-    "cannot be read from its disk",
+    "cannot be read from disk",
     "reaches beyond the end of its shard",
     "does not decode",
-    "has another size than the data set's",
-    "found no memory to decode into",
+    "has a different size than the data set's images",
+    "could not be decoded for lack of memory",
+    "is not of a kind that this data set stores",
 )
-UNREADABLE, CUT_OFF = 1, 2
+UNREADABLE, CUT_OFF, REFUSED = 1, 2, 6
 
 
 class UndecodedError(RuntimeError):
-    """Samples that gave no image: sample id → index into ``OUTCOMES``. The loader makes a StreamError of it."""
+    """Raised within the stage for samples that give no image; the loader turns it into a StreamError.
+
+    ``outcomes``: sample id → index into ``OUTCOME_MESSAGES``.
+    """
 
     def __init__(self, outcomes: Mapping[int, int]) -> None:
-        """Remember them."""
-        super().__init__(f"samples {sorted(outcomes)} gave no image")
+        super().__init__(f"samples {sorted(outcomes)} could not be read or decoded")
         self.outcomes = dict(outcomes)

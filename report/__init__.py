@@ -1,1 +1,1 @@
-"""A data set or a run on one page: what the stages know of it, drawn for people."""
+"""Reports: a data set or a training run on one HTML page."""

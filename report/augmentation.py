@@ -1,4 +1,4 @@
-"""Augmentation on the page: the same image as training shows it epoch by epoch, and what the colour noise does."""
+"""Build the section on augmentation: an image as training shows it epoch by epoch, and the effect of lighting."""
 
 from __future__ import annotations
 
@@ -7,80 +7,81 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.augment import AUGMENTATIONS
-from pipeline.batch import CROP_PX
-from pipeline.lighting import offset_matrix
-from pipeline.loader import ShardedData
-from pipeline.preview import Preview
-from report.blocks import Block, Gallery, Note, Part, Picture, Section
-from report.pictures import photograph
-from report.text import short
-from sharding import layout
-from sharding.lookup import Lookup, class_names
-from trainer.choice import chosen
+from alexstream.core.text import shorten
+from alexstream.pipeline.batch import CROP_PX
+from alexstream.pipeline.preview import Preview
+from alexstream.pipeline.stream import ShardedData
+from alexstream.pipeline.transforms.augment import AUGMENTATIONS
+from alexstream.pipeline.transforms.preprocessing import Preprocessing
+from alexstream.report.blocks import Block, Gallery, Note, Picture, Section, Subsection
+from alexstream.report.pictures import encode_photo
+from alexstream.sharding.lookup import SampleLookup, list_class_names
+from alexstream.trainer.evaluation.nearest import choose_by_hash
 
-SAMPLES, EPOCHS = 2, 7
+NUM_SAMPLES, NUM_EPOCHS = 2, 7
 SIGMAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 SAMPLE_PX, LIGHT_PX = 124, 124
 
 
-def section(stream: ShardedData, train: Path) -> Section:
-    """The section about the augmentation of ``stream``, whose training split lies in ``train``.
+def build_section(stream: ShardedData, train: Path) -> Section:
+    """Build the section about the augmentation of ``stream``, whose training split is in ``train``.
 
     Raises DatasetError or StreamError if it cannot be read.
     """
-    lookup, recipe = Lookup.of(train), AUGMENTATIONS[stream.augmentation]
-    samples = chosen(len(lookup.keys), SAMPLES, f"report:{stream.seed}")
-    stats = layout.load_stats(lookup.folder, lookup.manifest)
+    lookup, recipe = SampleLookup.from_folder(train), AUGMENTATIONS[stream.augmentation]
+    samples = choose_by_hash(len(lookup.keys), NUM_SAMPLES, f"report:{stream.seed}")
+    preprocessing = Preprocessing.from_folder(lookup.folder, lookup.manifest, recipe)
     return Section(
         name="augmentation",
         title="What augmentation does",
         intro=f"Recipe {stream.augmentation}: crop {recipe.crop}, flips {'on' if recipe.flip else 'off'}, lighting "
-        f"{recipe.lighting}. These are images of the training stream itself, with the mean put back.",
+        f"{recipe.lighting}. The images come from the training stream itself, with the mean added back.",
         parts=[
-            Part(title="The same image in the first epochs", blocks=_epochs(stream, lookup, samples)),
-            Part(title="Lighting along each colour axis", blocks=_lighting(stream, lookup, samples[0], stats)),
+            Subsection(title="The same image in the first epochs", blocks=_build_epochs(stream, lookup, samples)),
+            Subsection(
+                title="Lighting along each color axis",
+                blocks=_build_lighting(lookup.pixels(samples[0]), preprocessing),
+            ),
         ],
     )
 
 
-def _epochs(stream: ShardedData, lookup: Lookup, samples: list[int]) -> list[Block]:
-    seen, names = Preview.of(stream), class_names(lookup.manifest)
-    return [_row(seen, lookup, sample, names[lookup.label(sample)]) for sample in samples]
+def _build_epochs(stream: ShardedData, lookup: SampleLookup, samples: list[int]) -> list[Block]:
+    seen, names = Preview.from_data(stream), list_class_names(lookup.manifest)
+    return [_build_row(seen, lookup, sample, names[lookup.label(sample)]) for sample in samples]
 
 
-def _row(seen: Preview, lookup: Lookup, sample: int, name: str) -> Gallery:
-    """The standard view of a sample, then what each of the first epochs shows of it."""
+def _build_row(seen: Preview, lookup: SampleLookup, sample: int, name: str) -> Gallery:
+    """Show the standard view of a sample, then its crop of each of the first epochs."""
     key = str(lookup.keys[sample])
-    shown = [photograph(lookup.pixels(sample), f"{name}, the stored view", ("stored view",), SAMPLE_PX)]
-    for one in seen.sample(sample, range(EPOCHS)):
+    shown = [encode_photo(lookup.pixels(sample), f"{name}, the stored view", ("stored view",), SAMPLE_PX)]
+    for one in seen.sample(sample, range(NUM_EPOCHS)):
         words = f"epoch {one.epoch + 1}"
-        shown.append(photograph(one.pixels_HWC, f"{name} as seen in {words}", (words,), SAMPLE_PX))
-    return Gallery(caption=f"{short(name, 60)}, sample {key}", pictures=shown, in_row=True)
+        shown.append(encode_photo(one.pixels_HWC, f"{name} as seen in {words}", (words,), SAMPLE_PX))
+    return Gallery(caption=f"{shorten(name, 60)}, sample {key}", pictures=shown, in_row=True)
 
 
-def _lighting(stream: ShardedData, lookup: Lookup, sample: int, stats: layout.DatasetStats) -> list[Block]:
-    lighting = AUGMENTATIONS[stream.augmentation].lighting
+def _build_lighting(view: NDArray[np.uint8], preprocessing: Preprocessing) -> list[Block]:
+    lighting, matrix_CC = preprocessing.recipe.lighting, preprocessing.lighting_matrix_CC
     if lighting == "none":
-        return [Note(text="This recipe adds no colour noise.")]
-    view, matrix_CC = lookup.pixels(sample), offset_matrix(stats, lighting)
+        return [Note(text="This recipe adds no color noise.")]
     corner = (view.shape[0] - CROP_PX) // 2
     centre = view[corner : corner + CROP_PX, corner : corner + CROP_PX]
     note = (
         f"To every pixel of an image the same R, G, B is added: z₁, z₂ and z₃ times the axes, scaled as the {lighting} "
         "formula says, z drawn anew for each image and epoch. Here one z at a time, from −2 to +2, with what is added."
     )
-    return [Note(text=note), *(_axis(centre, matrix_CC, i) for i in range(3))]
+    return [Note(text=note), *(_build_axis(centre, matrix_CC, i) for i in range(3))]
 
 
-def _axis(pixels_HWC: NDArray[np.uint8], matrix_CC: NDArray[np.float64], i: int) -> Gallery:
+def _build_axis(pixels_HWC: NDArray[np.uint8], matrix_CC: NDArray[np.float64], i: int) -> Gallery:
     return Gallery(
-        caption=f"Axis {i + 1}", pictures=[_lit(pixels_HWC, matrix_CC[:, i] * z, z) for z in SIGMAS], in_row=True
+        caption=f"Axis {i + 1}", pictures=[_draw_lit(pixels_HWC, matrix_CC[:, i] * z, z) for z in SIGMAS], in_row=True
     )
 
 
-def _lit(pixels_HWC: NDArray[np.uint8], offset_C: NDArray[np.float64], z: float) -> Picture:
+def _draw_lit(pixels_HWC: NDArray[np.uint8], offset_C: NDArray[np.float64], z: float) -> Picture:
     lit = np.rint(pixels_HWC + offset_C).clip(0, 255).astype(np.uint8)
     added = ", ".join(f"{value:+.1f}".replace("-", "−") for value in offset_C.round(1) + 0.0)
     words = f"z = {z:+g}".replace("-", "−") if z else "as it is"
-    return photograph(lit, f"Lighting {words}: R, G, B {added}", (words, added if z else ""), LIGHT_PX)
+    return encode_photo(lit, f"Lighting {words}: R, G, B {added}", (words, added if z else ""), LIGHT_PX)

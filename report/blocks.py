@@ -1,6 +1,6 @@
-"""CONTRACT: what a report is made of. Modules of sections give these, ``page`` and its templates draw them.
+"""CONTRACT: the blocks of a report. Modules of sections build them, ``page`` and its templates render them.
 
-Text in them is plain: nothing is markup but ``Chart.svg``, which ``charts`` makes.
+All text in them is plain text and is escaped; the only markup is ``Chart.svg``, which ``charts`` makes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Names and values, a line each."""
+    """Names and values, one pair a line."""
 
     kind: ClassVar[str] = "facts"
     rows: Sequence[tuple[str, str]]
@@ -22,7 +22,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """A sentence or two; ``strong`` if it must not be overlooked."""
+    """A short paragraph; ``strong``: highlighted."""
 
     kind: ClassVar[str] = "note"
     text: str
@@ -31,7 +31,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image: ``uri`` of its data, its size in pixels, what it shows in words, and short lines below it."""
+    """An image: ``uri`` holds its data, ``width`` and ``height`` are in pixels, ``lines`` are printed below it."""
 
     kind: ClassVar[str] = "picture"
     uri: str
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """Pictures side by side under a caption; ``in_row``: kept in one row, which scrolls where it is too long."""
+    """Pictures side by side under a caption; ``in_row``: in one row that scrolls, not wrapped."""
 
     kind: ClassVar[str] = "gallery"
     caption: str
@@ -52,14 +52,15 @@ class Gallery:
 
 
 Cell = str | Picture
-MOST_ROWS = 1000  # of a table with a row a class
+MAX_ROWS = 1000  # in a table with one row per class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of cells; the first column names its row. ``words``: the columns that are not numbers, beside the first.
+    """Rows of cells; the first cell of a row is its heading.
 
-    ``folded``: what stands in its place until it is opened; empty: it is open.
+    ``words``: indexes of further columns that hold text, not numbers. ``folded``: the label that stands for the table
+    until a reader opens it; empty for a table that is always open.
     """
 
     kind: ClassVar[str] = "table"
@@ -72,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A drawing, a title, what it shows in words and numbers, and its numbers as a table."""
+    """A chart with title, a summary in words, for readers who do not see it, and its numbers as a table."""
 
     kind: ClassVar[str] = "chart"
     svg: Markup
@@ -83,7 +84,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charts:
-    """Charts beside each other where there is room."""
+    """Charts, side by side where there is room."""
 
     kind: ClassVar[str] = "charts"
     charts: Sequence[Chart]
@@ -91,7 +92,7 @@ class Charts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """Lines to be typed or read as they are; ``label`` says what they are."""
+    """Lines of code or of a file, verbatim, under a label."""
 
     kind: ClassVar[str] = "code"
     label: str
@@ -102,8 +103,8 @@ Block = Facts | Note | Gallery | Table | Charts | Code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A heading and what is under it."""
+class Subsection:
+    """A subsection: a heading and its blocks."""
 
     title: str
     blocks: Sequence[Block]
@@ -111,20 +112,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A section with its own place in the navigation: ``name`` is its id."""
+    """A section with an entry in the page's navigation; ``name`` is its HTML id."""
 
     name: str
     title: str
     intro: str
     blocks: Sequence[Block] = ()
-    parts: Sequence[Part] = field(default=())
+    parts: Sequence[Subsection] = field(default=())
 
 
-def per_cent(share: float, digits: int = 1) -> str:
-    """``43.2 %``, in one piece."""
+def format_percent(share: float, digits: int = 1) -> str:
+    """Format a fraction as ``43.2 %``, with a no-break space."""
     return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def count_of(number: int, what: str, many: str = "") -> str:
-    """``1 image``, ``2 images``, ``1,234 classes``."""
-    return f"{number:,} {what if number == 1 else many or what + 's'}"

@@ -1,7 +1,7 @@
-"""Numbers → charts as SVG within the page: text stays text, the drawing takes the width there is.
+"""Draw charts as inline SVG: text stays text, and the drawing scales to the width of the page.
 
-Colours are those of Okabe and Ito, which people who see few colours tell apart too; lines differ in their dashes as
-well. What a chart shows is said beside it, in words and as a table, so the drawing itself is hidden from readers aloud.
+Colors are from the palette of Okabe and Ito, which color-blind people can tell apart; lines differ in their dashes too.
+Each chart's content also stands beside it in words and as a table, so the drawing is hidden from screen readers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from report.text import short
+from alexstream.core.text import shorten
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, FAINT = "#2b3440", "#d9dee4"
 WIDTH_IN, HEIGHT_IN = 4.9, 2.85
-MANY = 25  # classes, from which on they are a shape and not bars
-LABEL = 26  # characters of a class's name
+MAX_BARS = 25  # with more classes than this, draw a curve in place of bars
+MAX_LABEL_CHARS = 26  # characters shown of a class's name
 STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -49,81 +49,83 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """A line of a chart: float64 (n,) each; ``low_N`` and ``high_N``, if there are, bound a band around it.
+    """Hold a line of a chart, float64 (n,) each; ``low_N`` and ``high_N``, if given, bound a band around it.
 
-    ``dots``: its points are marked. Points that are no number are gaps.
+    ``dots``: mark its points. NaN makes a gap.
     """
 
     name: str
     x_N: NDArray[np.float64]
     y_N: NDArray[np.float64]
-    colour: str = BLUE
+    color: str = BLUE
     dashes: str = "-"
     dots: bool = False
     low_N: NDArray[np.float64] | None = None
     high_N: NDArray[np.float64] | None = None
 
 
-def lines(
+def draw_lines(
     name: str, drawn: Sequence[Line], x_label: str, y_label: str, *, log: bool = False, bottom: float | None = 0.0
 ) -> Markup:
-    """Lines over a common axis; ``bottom``: where the y axis begins, None for where the lines do."""
-    with _figure(name) as (figure, svg):
+    """Draw lines over a common x axis; ``bottom``: the lower end of the y axis, None to fit the lines."""
+    with _open_figure(name) as (figure, svg):
         axes = figure.add_subplot()
         for one in drawn:
             if one.low_N is not None and one.high_N is not None:
-                axes.fill_between(one.x_N, one.low_N, one.high_N, color=one.colour, alpha=0.16, linewidth=0)
+                axes.fill_between(one.x_N, one.low_N, one.high_N, color=one.color, alpha=0.16, linewidth=0)
             dots: dict[str, Any] = {"marker": "o", "markersize": 4.5} if one.dots else {}
-            axes.plot(one.x_N, one.y_N, one.dashes, color=one.colour, label=one.name, **dots)
+            axes.plot(one.x_N, one.y_N, one.dashes, color=one.color, label=one.name, **dots)
         if log and any((one.y_N > 0).any() for one in drawn):
-            _logarithmic(axes, "y")
+            _set_log_scale(axes, "y")
         elif bottom is not None:
             axes.set_ylim(bottom=bottom)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _finish(figure, axes, len(drawn))
+        _format_axes(figure, axes, len(drawn))
     return svg[0]
 
 
-def by_class(name: str, labels: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]], unit: str) -> Markup:
-    """Values of classes, which are given with the largest first: a bar each or, of many, the shape of all."""
-    if len(labels) > MANY:
-        return ranks(name, series, "classes, the largest value first", unit)
-    return bars(name, labels, [(label, values.tolist()) for label, values in series], unit)
+def draw_by_class(
+    name: str, labels: Sequence[str], series: Sequence[tuple[str, NDArray[np.float64]]], unit: str
+) -> Markup:
+    """Draw values of classes, sorted with the largest first: a bar each or, for many classes, one curve."""
+    if len(labels) > MAX_BARS:
+        return draw_ranked(name, series, "classes, the largest value first", unit)
+    return draw_bars(name, labels, [(label, values.tolist()) for label, values in series], unit)
 
 
-def bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequence[float]]], x_label: str) -> Markup:
-    """Horizontal bars, a group a label, the first label at the top; ``values``: name and lengths of each series."""
+def draw_bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequence[float]]], x_label: str) -> Markup:
+    """Draw horizontal bars, a group for each label, the first on top; ``values``: name and lengths of each series."""
     thick, places = 0.8 / len(values), np.arange(len(labels))
-    with _figure(name, height_in=1.0 + 0.26 * len(labels) * (1 + 0.35 * (len(values) - 1))) as (figure, svg):
+    with _open_figure(name, height_in=1.0 + 0.26 * len(labels) * (1 + 0.35 * (len(values) - 1))) as (figure, svg):
         axes = figure.add_subplot()
         for number, (series, lengths) in enumerate(values):
             at = places + thick * (number - (len(values) - 1) / 2)
             axes.barh(at, lengths, thick * 0.92, color=(BLUE, ORANGE, GREEN)[number % 3], label=series)
-        axes.set_yticks(places, [short(label, LABEL) for label in labels])
+        axes.set_yticks(places, [shorten(label, MAX_LABEL_CHARS) for label in labels])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=x_label)
-        _finish(figure, axes, len(values), "x")
+        _format_axes(figure, axes, len(values), "x")
     return svg[0]
 
 
-def ranks(name: str, series: Sequence[tuple[str, NDArray[np.float64]]], x_label: str, y_label: str) -> Markup:
-    """Values of many things, the largest first, as a line with the area below it: a thousand are one shape."""
-    with _figure(name) as (figure, svg):
+def draw_ranked(name: str, series: Sequence[tuple[str, NDArray[np.float64]]], x_label: str, y_label: str) -> Markup:
+    """Draw many values as a curve, the largest first, with the area below it filled."""
+    with _open_figure(name) as (figure, svg):
         axes = figure.add_subplot()
-        for (label, values), colour in zip(series, (BLUE, ORANGE, GREEN), strict=False):
+        for (label, values), color in zip(series, (BLUE, ORANGE, GREEN), strict=False):
             ordered = np.sort(values)[::-1]
             at = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), 400)).astype(int))
-            axes.fill_between(at + 1, ordered[at], color=colour, alpha=0.16, linewidth=0)
-            axes.plot(at + 1, ordered[at], color=colour, label=label)
+            axes.fill_between(at + 1, ordered[at], color=color, alpha=0.16, linewidth=0)
+            axes.plot(at + 1, ordered[at], color=color, label=label)
         axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _finish(figure, axes, len(series))
+        _format_axes(figure, axes, len(series))
     return svg[0]
 
 
-def histogram(
+def draw_histogram(
     name: str,
     series: Sequence[tuple[str, NDArray[np.float64]]],
     edges: NDArray[np.float64],
@@ -131,22 +133,22 @@ def histogram(
     y_label: str,
     mark: tuple[float, str] | None = None,
 ) -> Markup:
-    """Counts between ``edges`` as outlines, on a logarithmic axis; ``mark``: a place on it, and its name."""
-    with _figure(name) as (figure, svg):
+    """Draw counts between ``edges`` as outlines, on a logarithmic axis; ``mark``: a value on it, and its name."""
+    with _open_figure(name) as (figure, svg):
         axes = figure.add_subplot()
-        for (label, counts), colour, dashes in zip(series, (BLUE, ORANGE), ("-", "--"), strict=False):
-            axes.stairs(counts, edges, color=colour, label=label, linestyle=dashes, linewidth=1.8)
+        for (label, counts), color, dashes in zip(series, (BLUE, ORANGE), ("-", "--"), strict=False):
+            axes.stairs(counts, edges, color=color, label=label, linestyle=dashes, linewidth=1.8)
         if mark is not None:
             axes.axvline(mark[0], color=INK, linewidth=1, linestyle=":", label=mark[1])
-        _logarithmic(axes, "x")
+        _set_log_scale(axes, "x")
         axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
-        _finish(figure, axes, len(series) + 1)
+        _format_axes(figure, axes, len(series) + 1)
     return svg[0]
 
 
-def _logarithmic(axes: Any, name: str) -> None:
-    """Make one of two axes, "x" or "y", logarithmic, with as many round numbers as have room."""
+def _set_log_scale(axes: Any, name: str) -> None:
+    """Make an axis, "x" or "y", logarithmic, with as many round numbers as there is room for."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axis = getattr(axes, f"{name}axis")
@@ -156,8 +158,8 @@ def _logarithmic(axes: Any, name: str) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _finish(figure: Any, axes: Any, entries: int, axis_names: str = "xy") -> None:
-    """Plain numbers on these axes; a legend above the drawing, where it hides nothing, if there is more than one."""
+def _format_axes(figure: Any, axes: Any, entries: int, axis_names: str = "xy") -> None:
+    """Format the axes' numbers; add a legend above the drawing, where it hides nothing, for more than one entry."""
     for name in axis_names:
         getattr(axes, f"{name}axis").set_major_formatter("{x:,.10g}")
     if axes.get_xscale() == "linear":
@@ -168,8 +170,8 @@ def _finish(figure: Any, axes: Any, entries: int, axis_names: str = "xy") -> Non
 
 
 @contextmanager
-def _figure(name: str, height_in: float = HEIGHT_IN) -> Iterator[tuple[Any, list[Markup]]]:
-    """A figure in our style, and a list that holds its SVG once the block has ended."""
+def _open_figure(name: str, height_in: float = HEIGHT_IN) -> Iterator[tuple[Any, list[Markup]]]:
+    """Yield a figure in our style, and a list that will hold its SVG when the block has ended."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -181,11 +183,11 @@ def _figure(name: str, height_in: float = HEIGHT_IN) -> Iterator[tuple[Any, list
         yield figure, svg
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator"), None))
-    svg.append(inline(buffer.getvalue(), name))
+    svg.append(inline_svg(buffer.getvalue(), name))
 
 
-def inline(svg: str, name: str) -> Markup:
-    """A file's SVG as an element of a page that has others: no prolog, and ids that begin with ``name``."""
+def inline_svg(svg: str, name: str) -> Markup:
+    """Turn an SVG file into an element of a page with several: remove the prolog, prefix all ids with ``name``."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag[0]), svg)
     start, end = svg.index("<svg"), svg.index(">")

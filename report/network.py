@@ -1,7 +1,6 @@
-"""A trained network on the page: its first kernels, how well it does by class, what it gets most wrong, what it finds
-alike.
+"""Build the section on a trained network: first-layer kernels, accuracy by class, worst mistakes, nearest images.
 
-The validation split is scored once, for all of that; nearest images take a pass over the training split.
+The validation split is scored once, for all of them; nearest images take another pass over the training split.
 """
 
 from __future__ import annotations
@@ -11,97 +10,110 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.loader import ShardedData
-from report import charts
-from report.blocks import MOST_ROWS, Block, Chart, Charts, Facts, Gallery, Note, Part, Picture, Section, Table, per_cent
-from report.pictures import exact, photograph
-from report.subject import Request
-from report.text import short
-from sharding.lookup import Lookup, class_names
-from trainer.choice import chosen
-from trainer.ensemble import Ensemble
-from trainer.evaluate import Assessment, Score, assess
-from trainer.mistakes import Mistake, Mistakes
-from trainer.neighbours import Found, Sample, Split, find
-from trainer.pictures import kernel_sheets
+from alexstream.core.text import shorten
+from alexstream.pipeline.stream import ShardedData
+from alexstream.report import charts
+from alexstream.report.blocks import (
+    MAX_ROWS,
+    Block,
+    Chart,
+    Charts,
+    Facts,
+    Gallery,
+    Note,
+    Picture,
+    Section,
+    Subsection,
+    Table,
+    format_percent,
+)
+from alexstream.report.pictures import encode_lossless, encode_photo
+from alexstream.report.subject import ReportRequest
+from alexstream.sharding.lookup import SampleLookup, list_class_names
+from alexstream.trainer.evaluation.ensemble import Ensemble
+from alexstream.trainer.evaluation.evaluate import Assessment, Score, assess
+from alexstream.trainer.evaluation.mistakes import Mistake, WorstMistakes
+from alexstream.trainer.evaluation.nearest import choose_by_hash
+from alexstream.trainer.evaluation.neighbors import QueryResult, Sample, Split, find_neighbors
+from alexstream.trainer.evaluation.pictures import draw_kernel_sheets
 
-WORST = 24
-NEAREST = 6
+NUM_MISTAKES = 24
+NUM_NEAREST = 6
 
 
-def section(network: Ensemble, stream: ShardedData | None, missing: str, request: Request) -> Section:
-    """The section about a checkpoint; without its data set, for the reason ``missing``, only its kernels."""
+def build_section(network: Ensemble, stream: ShardedData | None, missing: str, request: ReportRequest) -> Section:
+    """Build the section about a checkpoint; without a data set, only its kernels and ``missing``, the reason why."""
     state = network.states[0]
-    parts = [Part(title="Kernels of the first layer", blocks=_kernels(network))]
+    parts = [Subsection(title="Kernels of the first layer", blocks=_build_kernels(network))]
     intro = f"{network.paths[0].name}, after {state.step:,} steps."
     if stream is None:
-        why = (
-            f"Accuracy by class, mistakes and nearest images are not shown, since the data set is not there: {missing}."
-        )
-        parts.append(Part(title="What it does with images", blocks=[Note(text=why, strong=True)]))
+        why = f"Accuracy by class, mistakes and nearest images are not shown, since the data set is missing: {missing}."
+        parts.append(Subsection(title="What it does with images", blocks=[Note(text=why, strong=True)]))
     elif stream.val is None:
         note = Note(text="The data set has no validation split, so nothing is scored.")
-        parts.append(Part(title="What it does with images", blocks=[note]))
+        parts.append(Subsection(title="What it does with images", blocks=[note]))
     else:
-        scored, more = _looked_at(network, stream, request)
+        scored, more = _score_network(network, stream, request)
         intro += (
-            f" Over {scored.num_images:,} validation images, by their centre: top-1 {per_cent(scored.top1, 2)}, "
-            f"top-5 {per_cent(scored.top5, 2)}, loss {scored.loss:.4f}."
+            f" Over {scored.num_images:,} validation images, center crop: top-1 {format_percent(scored.top1, 2)}, "
+            f"top-5 {format_percent(scored.top5, 2)}, loss {scored.loss:.4f}."
         )
         parts += more
     return Section(name="network", title="The network", intro=intro, parts=parts)
 
 
-def _kernels(network: Ensemble) -> list[Block]:
+def _build_kernels(network: Ensemble) -> list[Block]:
     state = network.states[0]
     kernels = state.parameters["conv1.weight"].float().numpy()
-    sheets = kernel_sheets(kernels, state.recipe.columns)
+    sheets = draw_kernel_sheets(kernels, state.recipe.columns)
     shown = [
-        exact(
+        encode_lossless(
             sheet.pixels_HWC,
             f"{len(kernels) // len(sheets)} kernels of {kernels.shape[2]} × {kernels.shape[3]} × 3, column {number}",
-            (f"column {number}: black {sheet.least:+.4f}, white {sheet.greatest:+.4f}".replace("-", "−"),),
+            (f"column {number}: black {sheet.min_weight:+.4f}, white {sheet.max_weight:+.4f}".replace("-", "−"),),
         )
         for number, sheet in enumerate(sheets)
     ]
     return [Gallery(caption="One scale for all kernels of a column, as in figure 3 of the paper.", pictures=shown)]
 
 
-def _looked_at(network: Ensemble, stream: ShardedData, request: Request) -> tuple[Score, list[Part]]:
-    """The score of the validation split, and the parts that come of it."""
-    device, mistakes = request.torch_device(), Mistakes(WORST)
+def _score_network(network: Ensemble, stream: ShardedData, request: ReportRequest) -> tuple[Score, list[Subsection]]:
+    """Score the validation split; return the score and the parts that are based on its predictions."""
+    device, mistakes = request.torch_device(), WorstMistakes(NUM_MISTAKES)
     found = assess(stream, network, device, predictions=mistakes, quiet=request.quiet)
-    val, train = (Lookup.of(place) for place in (stream.val, stream.train))  # type: ignore[arg-type]
-    names = class_names(train.manifest)
+    val, train = (SampleLookup.from_folder(place) for place in (stream.val, stream.train))  # type: ignore[arg-type]
+    names = list_class_names(train.manifest)
     parts = [
-        Part(title="Accuracy by class", blocks=_by_class(found, names, train.manifest.classes)),
-        Part(title="Worst mistakes", blocks=[_worst(mistakes.worst(), val, names)]),
+        Subsection(title="Accuracy by class", blocks=_build_class_accuracy(found, names, train.manifest.classes)),
+        Subsection(title="Worst mistakes", blocks=[_build_mistakes(mistakes.worst(), val, names)]),
     ]
     if request.queries:
         splits = [Split(name="val", catalog=val, data=stream)]
         training = Split(name="train", catalog=train, data=replace(stream, val=stream.train))
-        asked = [(splits[0], i) for i in chosen(len(val.keys), request.queries, "report")]
-        near = find(network.models(device)[0], training, asked, names, NEAREST, device, quiet=request.quiet)
-        parts.append(Part(title="Nearest training images", blocks=_near(near)))
+        asked = [(splits[0], i) for i in choose_by_hash(len(val.keys), request.queries, "report")]
+        near = find_neighbors(
+            network.build_models(device)[0], training, asked, names, NUM_NEAREST, device, quiet=request.quiet
+        )
+        parts.append(Subsection(title="Nearest training images", blocks=_build_nearest(near)))
     return found.score, parts
 
 
-def _by_class(found: Assessment, names: Sequence[str], ids: Sequence[str]) -> list[Block]:
+def _build_class_accuracy(found: Assessment, names: Sequence[str], ids: Sequence[str]) -> list[Block]:
     scored = [(i, score) for i, score in enumerate(found.by_class) if score is not None]
     scored.sort(key=lambda one: (-one[1].top1, one[0]))
     top1 = np.array([score.top1 for _, score in scored])
-    svg = charts.by_class("accuracy", [names[i] for i, _ in scored], [("top-1", 100 * top1)], "per cent right")
+    svg = charts.draw_by_class("accuracy", [names[i] for i, _ in scored], [("top-1", 100 * top1)], "per cent right")
     best, worst = scored[0], scored[-1]
     summary = (
-        f"From {per_cent(best[1].top1)} ({short(names[best[0]], 60)}) down to {per_cent(worst[1].top1)} "
-        f"({short(names[worst[0]], 60)}); median {per_cent(float(np.median(top1)))}."
+        f"From {format_percent(best[1].top1)} ({shorten(names[best[0]], 60)}) down to {format_percent(worst[1].top1)} "
+        f"({shorten(names[worst[0]], 60)}); median {format_percent(float(np.median(top1)))}."
     )
     head = ["class", "label", "id", "images", "top-1", "top-5", "loss"]
     rows = [
-        [names[i], str(i), ids[i], f"{s.num_images:,}", per_cent(s.top1), per_cent(s.top5), f"{s.loss:.4f}"]
-        for i, s in scored[:MOST_ROWS]
+        [names[i], str(i), ids[i], f"{s.num_images:,}", format_percent(s.top1), format_percent(s.top5), f"{s.loss:.4f}"]
+        for i, s in scored[:MAX_ROWS]
     ]
-    some = "" if len(scored) <= MOST_ROWS else f", the best {MOST_ROWS:,} of {len(scored):,}"
+    some = "" if len(scored) <= MAX_ROWS else f", the best {MAX_ROWS:,} of {len(scored):,}"
     table = Table(
         caption=f"Accuracy of each class{some}", head=head, rows=rows, words=frozenset({2}), folded="Every class"
     )
@@ -109,36 +121,39 @@ def _by_class(found: Assessment, names: Sequence[str], ids: Sequence[str]) -> li
     return [Charts(charts=[chart])]
 
 
-def _worst(mistakes: Sequence[Mistake], val: Lookup, names: Sequence[str]) -> Block:
+def _build_mistakes(mistakes: Sequence[Mistake], val: SampleLookup, names: Sequence[str]) -> Block:
     if not mistakes:
-        return Note(text="There is none: every validation image is recognised.")
-    pictures = [_mistaken(one, val, names) for one in mistakes]
+        return Note(text="There are none: every validation image is classified correctly.")
+    pictures = [_draw_mistake(one, val, names) for one in mistakes]
     caption = (
-        "Validation images that are taken for another class, the largest loss first. Below each: what it is, and what "
-        "the network says, with the probabilities it gives to both."
+        "Validation images that are misclassified, the largest loss first. Below each: its class and the predicted "
+        "class, with the probabilities that the network gives to both."
     )
     return Gallery(caption=caption, pictures=pictures)
 
 
-def _mistaken(one: Mistake, val: Lookup, names: Sequence[str]) -> Picture:
-    label, said = short(names[one.label], 40), short(names[one.said], 40)
-    lines = (f"is {label}, {_probability(one.p_label)}", f"said {said}, {_probability(one.p_said)}")
-    return photograph(val.pixels(one.sample), f"{label}, taken for {said}; sample {val.keys[one.sample]}", lines)
+def _draw_mistake(one: Mistake, val: SampleLookup, names: Sequence[str]) -> Picture:
+    label, said = shorten(names[one.label], 40), shorten(names[one.predicted], 40)
+    lines = (
+        f"is {label}, {_format_probability(one.p_label)}",
+        f"predicted {said}, {_format_probability(one.p_predicted)}",
+    )
+    return encode_photo(val.pixels(one.sample), f"{label}, predicted {said}; sample {val.keys[one.sample]}", lines)
 
 
-def _probability(p: float) -> str:
-    return f"below {per_cent(1e-4, 2)}" if p < 1e-4 else per_cent(p, 2 if p < 0.01 else 1)
+def _format_probability(p: float) -> str:
+    return f"below {format_percent(1e-4, 2)}" if p < 1e-4 else format_percent(p, 2 if p < 0.01 else 1)
 
 
-def _near(found: Sequence[Found]) -> list[Block]:
+def _build_nearest(found: Sequence[QueryResult]) -> list[Block]:
     note = (
-        "The training images whose last hidden layer, 4096 activations of the centre crop, has the least Euclidean "
+        "The training images whose last hidden layer (4096 activations of the center crop) has the smallest Euclidean "
         "distance from that of a validation image, as in figure 4 of the paper."
     )
     rows = [
         Gallery(
-            caption=f"{short(one.query.class_name, 60)}, sample {one.query.key}",
-            pictures=[_sample(one.query, "asked for"), *(_sample(n, f"{n.distance:.2f}") for n in one.nearest)],
+            caption=f"{shorten(one.query.class_name, 60)}, sample {one.query.key}",
+            pictures=[_draw_sample(one.query, "query"), *(_draw_sample(n, f"{n.distance:.2f}") for n in one.nearest)],
             in_row=True,
         )
         for one in found
@@ -148,6 +163,6 @@ def _near(found: Sequence[Found]) -> list[Block]:
     return [Note(text=note), *rows, Facts(rows=[("of the same class", f"{right} of {total} nearest images")])]
 
 
-def _sample(one: Sample, below: str) -> Picture:
-    name = short(one.class_name, 40)
-    return photograph(one.split.catalog.pixels(one.sample), f"{name}, {below}", (name, below), 128)
+def _draw_sample(one: Sample, below: str) -> Picture:
+    name = shorten(one.class_name, 40)
+    return encode_photo(one.split.catalog.pixels(one.sample), f"{name}, {below}", (name, below), 128)

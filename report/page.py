@@ -1,4 +1,4 @@
-"""Sections → one HTML file: nothing is loaded, nothing runs, and no text from outside becomes markup."""
+"""Render sections to one HTML file, which loads nothing, runs no scripts, and escapes all text from outside."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from report.blocks import Section
-from report.text import plain
+from alexstream.core.text import escape_unprintable
+from alexstream.report.blocks import Section
 
-# What a browser may do with the page: show it. Pictures are in it, and so are styles; nothing is fetched or run.
+# Content security policy: pictures and styles are part of the page; nothing else may be fetched or run.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
-    """The page as text."""
+    """Render the page; return its HTML."""
     environment = Environment(
-        loader=PackageLoader("report"),
+        loader=PackageLoader("alexstream.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_escape_unprintable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -36,6 +36,6 @@ def render(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _shown(value: Any) -> Any:
-    """Text with escapes for what is not printable; markup that is ours stays what it is."""
-    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def _escape_unprintable(value: Any) -> Any:
+    """Escape unprintable characters in text; leave our own markup, and values that are no text, unchanged."""
+    return escape_unprintable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""Pixels → pictures that are part of the page: data URIs of JPEG for photographs, PNG where every pixel counts."""
+"""Encode pixels as data URIs, so that pictures are part of the page: JPEG for photographs, PNG for exact pixels."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from report.blocks import Picture
+from alexstream.report.blocks import Picture
 
 JPEG_QUALITY = 82
 THUMBNAIL_PX = 160
 
 
-def photograph(
+def encode_photo(
     pixels_HWC: NDArray[np.uint8], alt: str, lines: tuple[str, ...] = (), side: int = THUMBNAIL_PX
 ) -> Picture:
-    """A photograph, uint8 (H, W, 3), made smaller if its longer side has more than ``side`` pixels."""
+    """Encode a photograph, uint8 (H, W, 3), as JPEG, scaled down if its longer side has more than ``side`` pixels."""
     image = Image.fromarray(pixels_HWC)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return _picture(image, "JPEG", alt, lines)
+    return _encode_picture(image, "JPEG", alt, lines)
 
 
-def exact(pixels_HWC: NDArray[np.uint8], alt: str, lines: tuple[str, ...] = ()) -> Picture:
-    """A picture, uint8 (H, W, 3), pixel by pixel."""
-    return _picture(Image.fromarray(pixels_HWC), "PNG", alt, lines)
+def encode_lossless(pixels_HWC: NDArray[np.uint8], alt: str, lines: tuple[str, ...] = ()) -> Picture:
+    """Encode a picture, uint8 (H, W, 3), losslessly as PNG."""
+    return _encode_picture(Image.fromarray(pixels_HWC), "PNG", alt, lines)
 
 
-def _picture(image: Image.Image, kind: str, alt: str, lines: tuple[str, ...]) -> Picture:
+def _encode_picture(image: Image.Image, kind: str, alt: str, lines: tuple[str, ...]) -> Picture:
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=JPEG_QUALITY, optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

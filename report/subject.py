@@ -1,7 +1,8 @@
-"""What a report is about, opened: a data set, or a run of ``train`` with its data set where that is still there."""
+"""Open the subject of a report: a data set, or a run of ``train`` with its data set, if that still exists."""
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,23 +11,27 @@ from typing import Any
 
 import torch
 
-from pipeline.loader import ShardedData
-from sharding.errors import AlexstreamError, DatasetError
-from sharding.fields import parsed
-from sharding.layout import find_split, is_dataset, split_folders_of
-from sharding.storage import location
-from trainer import checkpoint as checkpoints
-from trainer.ensemble import Ensemble
-from trainer.launch import choose_device_type, cores
-from trainer.metrics import CONFIG, METRICS, OPTIONS
+from alexstream.core.errors import AlexstreamError, DatasetError
+from alexstream.core.limits import count_cores
+from alexstream.core.parameters import to_display
+from alexstream.core.storage import parse_location
+from alexstream.core.text import to_one_line
+from alexstream.pipeline.stream import ShardedData
+from alexstream.sharding.dataset_v1.layout import is_dataset
+from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.distributed.launch import choose_single_device
+from alexstream.trainer.evaluation.ensemble import Ensemble
+from alexstream.trainer.metrics import CONFIG_FILE, METRICS_FILE, RUN_FILE, load_run_facts, read_run_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is asked for.
+class ReportRequest:
+    """Hold the options of a report.
 
-    ``data``: a run's data set, if it is not the one that its ``config.toml`` names; ``source``: where the images came
-    from; ``queries``: validation images whose nearest training images are wanted; ``device``: auto, cpu or cuda.
+    ``data``: a run's data set, if it is not the one that its ``config.toml`` names; ``source``: the folder or archive
+    that the images came from; ``queries``: number of validation images for which the nearest training images are
+    shown; ``device``: auto, cpu or cuda.
     """
 
     folder: Path
@@ -39,13 +44,13 @@ class Request:
     quiet: bool = False
 
     def torch_device(self) -> torch.device:
-        """What ``device`` stands for. Raises TrainError for a GPU that is not there."""
-        return torch.device(choose_device_type(1, self.device))
+        """Return the device. Raises TrainError for a GPU that does not exist."""
+        return choose_single_device(self.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run folder: ``run.json`` and ``config.toml`` as values, {} where they are not, and its newest checkpoint."""
+    """Hold a run: the values of ``run.json`` and ``config.toml``, {} if they are missing, and its newest checkpoint."""
 
     folder: Path
     facts: dict[str, Any]
@@ -54,35 +59,36 @@ class Run:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What ``run.json`` says of the data; {} if it says nothing."""
+        """The description of the data in ``run.json``; {} if there is none."""
         found = self.facts.get("data")
         return found if isinstance(found, dict) else {}
 
     @classmethod
-    def of(cls, folder: Path) -> Run:
-        """Read it. Raises CheckpointError if its checkpoint cannot be read."""
-        newest = checkpoints.latest(folder)
+    def from_folder(cls, folder: Path) -> Run:
+        """Read a run folder. Raises CheckpointError if its newest checkpoint cannot be read."""
+        newest = checkpoints.find_latest(folder)
         return cls(
             folder=folder,
-            facts=_json(folder / CONFIG),
-            options=_toml(folder / OPTIONS),
+            facts=load_run_facts(folder),
+            options=_read_toml(folder / CONFIG_FILE),
             network=Ensemble.load([newest]) if newest is not None else None,
         )
 
     @property
     def augmentation(self) -> str:
-        """The recipe of its images, ``paper`` if it is not written down."""
+        """The name of the augmentation recipe, ``paper`` if ``run.json`` does not say."""
         return str(self.data.get("augmentation", "paper"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A data set, a run, or both. ``splits``: folders, training first; ``missing``: why there is no data set.
+    """Hold an open data set, a run, or both.
 
-    ``stream``: the batches of its splits, if there is a training split.
+    ``splits``: the folders of the splits, training first. ``stream``: their batches, if there is a training split.
+    ``missing``: the reason why there is no data set.
     """
 
-    request: Request
+    request: ReportRequest
     run: Run | None
     splits: Sequence[Path]
     stream: ShardedData | None
@@ -90,65 +96,105 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """Its name, in a few words."""
+        """The title of the report."""
         return f"Run {self.run.folder.name}" if self.run else f"Data set {self.request.folder.name or 'here'}"
 
 
-def opened(request: Request) -> Subject:
-    """Find out what ``request.folder`` is, and open it.
+def open_subject(request: ReportRequest) -> Subject:
+    """Open ``request.folder`` as a run or a data set.
 
-    Raises DatasetError if it is neither a data set nor a run, or if a data set that was named cannot be used.
+    Raises DatasetError if it is neither, or if the data set given with ``request.data`` is not the run's.
     """
     folder = request.folder
-    if any((folder / name).is_file() for name in (METRICS, CONFIG, checkpoints.LATEST)):
-        return _of_run(request, Run.of(folder))
+    if any((folder / name).is_file() for name in (METRICS_FILE, RUN_FILE, checkpoints.LATEST_FILE)):
+        return _open_run(request, Run.from_folder(folder))
     if not is_dataset(folder) and not (folder.is_dir() and any(is_dataset(child) for child in folder.iterdir())):
         raise DatasetError(
             f"{folder} is neither a data set nor a run of train; give a folder that cli.py shard or cli.py train made"
         )
-    splits = split_folders_of(folder)
-    stream = _stream(request, folder, None, "paper")
+    splits = list_split_folders(folder)
+    stream = _make_stream(request, folder, None, "paper")
     if stream is not None:
         stream.facts()
     return Subject(request=request, run=None, splits=splits, stream=stream)
 
 
-def _of_run(request: Request, run: Run) -> Subject:
-    named = request.data or (location(str(run.options["data"])) if "data" in run.options else None)
-    if named is None:
-        return _without_data(request, run, f"{run.folder} does not say which data set it was trained on")
+def _open_run(request: ReportRequest, run: Run) -> Subject:
     try:
-        val = location(str(run.options["val"])) if "val" in run.options and request.data is None else None
-        stream = _stream(request, named, val, run.augmentation)
+        named, val = (request.data, None) if request.data is not None else _find_named_data(request, run)
+        if named is None:
+            return _make_without_data(request, run, f"{run.folder} does not say which data set it was trained on")
+        stream = _make_stream(request, named, val, run.augmentation)
         if stream is None:
-            split_folders_of(named)  # says what is wrong if there is no data set at all
+            list_split_folders(named)  # raises a more precise error if there is no data set at all
             raise DatasetError(f"{named} holds no training split")
-        _require_same(run, stream)
+        _check_same_data(run, stream, is_given=request.data is not None)
     except (AlexstreamError, OSError) as error:
         if request.data is not None:
             raise
-        return _without_data(request, run, str(error))
+        return _make_without_data(request, run, to_display(str(error)))
     splits = [Path(place) if isinstance(place, str) else place for place in (stream.train, stream.val) if place]
     return Subject(request=request, run=run, splits=splits, stream=stream)
 
 
-def _without_data(request: Request, run: Run, why: str) -> Subject:
+def _find_named_data(request: ReportRequest, run: Run) -> tuple[Path | None, Path | None]:
+    """Return the data set and the validation split that ``config.toml`` names; print a note before they are opened.
+
+    The run may be somebody else's, and its addresses are not trusted: an object store, where the credentials of whoever
+    makes the report would be sent, is not opened. Raises DatasetError for one.
+    """
+    found: dict[str, Path] = {}
+    for name in ("data", "val"):
+        place = str(run.options.get(name, ""))
+        if "://" in place and not place.startswith("file://"):
+            raise DatasetError(
+                f"{run.folder / CONFIG_FILE} names {place} of an object store, which is opened only where you name it; "
+                "give the data set with --data"
+            )
+        if place:
+            found[name] = parse_location(place)
+            _print_note(
+                request,
+                f"{run.folder / CONFIG_FILE} names {found[name]}, which is opened; --data names another data set",
+            )
+    return found.get("data"), found.get("val")
+
+
+def _make_without_data(request: ReportRequest, run: Run, why: str) -> Subject:
+    _print_note(request, f"no data set is shown: {why}")
     return Subject(request=request, run=run, splits=(), stream=None, missing=why)
 
 
-def _require_same(run: Run, stream: ShardedData) -> None:
-    """Raise DatasetError or CheckpointError unless the stream's data is what the run was trained on."""
+def _print_note(request: ReportRequest, text: str) -> None:
+    if not request.quiet:
+        print(f"note: {to_one_line(text)}", file=sys.stderr)  # noqa: T201
+
+
+def _check_same_data(run: Run, stream: ShardedData, *, is_given: bool) -> None:
+    """Raise DatasetError or CheckpointError unless the stream's data is what the run was trained on.
+
+    If the run names the data, and not the user (``is_given``), the run must also have recorded its digests: somebody
+    who points a run at a data set of the reader's cannot know them.
+    """
     facts, trained_on = stream.facts(), run.data.get("train_digest")
-    if trained_on not in (None, facts.train_digest):
-        raise DatasetError(
-            f"{stream.train} has digest {facts.train_digest[:12]}…, but {run.folder} was trained on "
-            f"{str(trained_on)[:12]}…; give the data set that it was trained on with --data"
-        )
+    if not (is_given and trained_on is None):
+        _check_digest(run, stream.train, facts.train_digest, trained_on)
+    if not is_given and "val" in run.options:
+        _check_digest(run, stream.val, facts.val_digest, run.data.get("val_digest"))
     if run.network is not None:
-        run.network.require(facts)
+        run.network.require_match(facts)
 
 
-def _stream(request: Request, data: Path, val: Path | None, augmentation: str) -> ShardedData | None:
+def _check_digest(run: Run, place: Path | str | None, digest: str, recorded: object) -> None:
+    if recorded != digest:
+        said = f"was trained on {str(recorded)[:12]}…" if recorded else "has not recorded the digest of its data"
+        raise DatasetError(
+            f"{place} has digest {digest[:12]}…, but {run.folder} {said}; give the data set that it was trained on "
+            "with --data"
+        )
+
+
+def _make_stream(request: ReportRequest, data: Path, val: Path | None, augmentation: str) -> ShardedData | None:
     train = find_split(data, "train")
     if train is None:
         return None
@@ -156,22 +202,14 @@ def _stream(request: Request, data: Path, val: Path | None, augmentation: str) -
         train=train,
         val=(find_split(val, "val") or val) if val is not None else find_split(data, "val"),
         augmentation=augmentation,
-        num_threads=cores(),
+        num_threads=count_cores(),
         cache=request.cache,
         cache_bytes=request.cache_bytes,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        found = parsed(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_run_file(path).decode("utf-8", "surrogateescape"))
     except (OSError, ValueError, RecursionError):
         return {}

@@ -1,16 +1,15 @@
-"""How fast images become shards here: the whole conversion, several times, into a folder that is removed again.
+"""Measure how fast images become shards on this machine, by repeated whole conversions into temporary folders.
 
-Called by ``cli.py bench shard``. Listing and planning are not timed; starting workers, converting, statistics and
-waiting for the disk are. Every source file was read once before, so sources come from the page cache if they fit in it.
+Called by ``cli.py bench shard``. Listing and planning are not timed; starting workers, converting, statistics and fsync
+are. Every source file is read once before, so sources come from the page cache if they fit in it.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sharding.errors import BadImageError, OutputError
-from sharding.layout import Manifest
-from sharding.listing import images
-from sharding.memory import PeakMemory
-from sharding.pack import Plan, ShardRequest, plans, shard_plan
-from sharding.plan import MIN_SHARD_SAMPLES
-from sharding.sources.reading import Reader
+from alexstream.core.errors import BadImageError, OutputError
+from alexstream.core.measure import Spread
+from alexstream.core.memory import PeakMemory
+from alexstream.sharding.dataset_v1.manifest import Manifest
+from alexstream.sharding.listing import iter_images
+from alexstream.sharding.pack import shard_plan
+from alexstream.sharding.plan import MIN_SHARD_SAMPLES
+from alexstream.sharding.sources.reader import Reader
+from alexstream.sharding.split_plans import Plan, ShardRequest, plan_splits
 
 MB = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpeed:
-    """What conversions took: ``seconds`` and ``peak_mib`` (of all processes together) have an entry a round.
+    """The measurements; ``seconds`` and ``peak_mib`` (of all processes together) have an entry per round.
 
-    ``num_images`` source files of ``source_bytes`` were tried each time, ``num_listed`` are in the source;
-    ``num_written`` samples in tars of ``written_bytes`` came of them, the others are no usable images.
+    Each round converts ``num_images`` source files of ``source_bytes``, out of ``num_listed`` in the source, to
+    ``num_written`` samples in tars of ``written_bytes``; the other files are no usable images.
     """
 
     num_listed: int
@@ -46,23 +47,23 @@ class ShardSpeed:
     peak_mib: tuple[float, ...]
 
     def per_second(self, amount: float) -> list[float]:
-        """``amount``, which every round got through, by the second; an entry a round."""
+        """Return ``amount``, the work of one round, per second; an entry per round."""
         return [amount / seconds for seconds in self.seconds]
 
     def table(self) -> str:
-        """Lines for a person: medians over the rounds, with the smallest and the largest."""
+        """Return a text table: medians over the rounds, with the smallest and the largest."""
         rows = {
-            "images/s": _spread(self.per_second(self.num_images)),
-            "source MB/s": _spread(self.per_second(self.source_bytes / MB), 1),
-            "written MB/s": _spread(self.per_second(self.written_bytes / MB), 1),
-            "peak memory": f"{_spread(self.peak_mib)} MiB, all processes together",
+            "images/s": Spread.from_values(self.per_second(self.num_images)).to_text(),
+            "source MB/s": Spread.from_values(self.per_second(self.source_bytes / MB)).to_text(",.1f"),
+            "written MB/s": Spread.from_values(self.per_second(self.written_bytes / MB)).to_text(",.1f"),
+            "peak memory": f"{Spread.from_values(self.peak_mib).to_text()} MiB, all processes together",
             "images": f"{self.num_images:,} of {self.num_listed:,}, of which {self.num_written:,} were written",
-            "rounds": f"{len(self.seconds)} of {_spread(self.seconds, 1)} s",
+            "rounds": f"{len(self.seconds)} of {Spread.from_values(self.seconds).to_text(',.1f')} s",
         }
         return "\n".join(f"{name:14} {value}" for name, value in rows.items())
 
-    def json(self) -> dict[str, Any]:
-        """All that was measured, a list where there is a value a round."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all measurements as JSON values, a list where there is one per round."""
         return {
             "images_per_s": self.per_second(self.num_images),
             "source_mb_per_s": self.per_second(self.source_bytes / MB),
@@ -71,7 +72,7 @@ class ShardSpeed:
         }
 
 
-def measure(
+def measure_conversion(
     request: ShardRequest,
     *,
     limit: int = 0,
@@ -81,20 +82,20 @@ def measure(
 ) -> ShardSpeed:
     """Convert the source's first split ``rounds`` times, after a small conversion to warm up.
 
-    ``limit``: that many images, those which the whole split's shuffle puts first; 0: all. ``request.folder``: where
-    temporary folders are made. Raises OutputError if there is no such folder, and as ``sharding.pack`` does.
+    ``limit``: number of images, the first ones of the plan's shuffle; 0 for all. ``request.folder``: the folder for
+    temporary folders. Raises OutputError if it does not exist, and what ``sharding.pack`` raises.
     """
     if not request.folder.is_dir() or not os.access(request.folder, os.W_OK):
         raise OutputError(
-            f"--out {request.folder} is no folder that can be written to; give one that exists, on the disk to measure"
+            f"--out {request.folder} is not a writable folder; give one that exists, on the disk to measure"
         )
     with tempfile.TemporaryDirectory(prefix="alexstream-bench-", dir=request.folder) as name:
         scratch = Path(name)
-        whole = next(iter(plans(replace(request, folder=scratch / "shards"))))
-        plan = first_images(whole, limit)
-        source_bytes = _read_once(plan)
-        _converted(first_images(plan, MIN_SHARD_SAMPLES), scratch, clock, quiet=True)
-        done = [_converted(plan, scratch, clock, quiet=quiet) for _ in range(rounds)]
+        whole = next(iter(plan_splits(replace(request, folder=scratch / "shards"))))
+        plan = take_first_images(whole, limit)
+        source_bytes = _read_sources(plan)
+        _time_conversion(take_first_images(plan, MIN_SHARD_SAMPLES), scratch, clock, quiet=True)
+        done = [_time_conversion(plan, scratch, clock, quiet=quiet) for _ in range(rounds)]
     manifest = done[0][0]
     return ShardSpeed(
         num_listed=len(whole.listing),
@@ -107,38 +108,34 @@ def measure(
     )
 
 
-def first_images(plan: Plan, limit: int) -> Plan:
-    """The plan of the ``limit`` images alone that ``plan`` has first: a fair choice over the classes, always the same.
+def take_first_images(plan: Plan, limit: int) -> Plan:
+    """Return the plan of the first ``limit`` images of ``plan``: a random sample, but always the same.
 
-    0, or as many as there are: the same images, without what was excluded by name.
+    0 selects all images, without what was excluded by name.
     """
     chosen = np.sort(plan.order[: limit or None])
     listing = replace(plan.listing, table=plan.listing.table.take(pa.array(chosen)), excluded=())
-    return Plan.of(plan.request, plan.form, listing)
+    return Plan.from_listing(plan.request, plan.form, listing)
 
 
-def _read_once(plan: Plan) -> int:
-    """Bytes of all source files; to count them is to read them, since tables of Parquet do not tell."""
+def _read_sources(plan: Plan) -> int:
+    """Return the total bytes of the source images, by reading them: Parquet metadata does not say."""
     num_bytes = 0
     with Reader(plan.request.source) as reader:
-        for image in sorted(images(plan.listing.table, plan.listing.classes), key=lambda image: image.place):
+        for image in sorted(iter_images(plan.listing.table, plan.listing.classes), key=lambda image: image.sort_key):
             try:
-                num_bytes += len(reader.read(image.container, image.offset, image.size))
-            except BadImageError:  # it is refused in the conversion too
+                num_bytes += len(reader.read(image.container, image.offset, image.size).data)
+            except BadImageError:  # the conversion refuses it too
                 continue
     return num_bytes
 
 
-def _converted(plan: Plan, scratch: Path, clock: Callable[[], float], *, quiet: bool) -> tuple[Manifest, float, float]:
-    """A conversion into a folder that is removed afterwards: its manifest, seconds, and peak of memory, MiB."""
+def _time_conversion(
+    plan: Plan, scratch: Path, clock: Callable[[], float], *, quiet: bool
+) -> tuple[Manifest, float, float]:
+    """Convert into a folder that is removed afterwards; return manifest, seconds and peak memory, MiB."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder, PeakMemory() as peak:
         start = clock()
         manifest, _ = shard_plan(replace(plan, request=replace(plan.request, folder=Path(folder))), quiet=quiet)
         seconds = clock() - start
     return manifest, seconds, peak.mib
-
-
-def _spread(values: Sequence[float], digits: int = 0) -> str:
-    """``1,234 (1,200-1,300)``: median, smallest and largest."""
-    shown = [f"{value:,.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
-    return f"{shown[0]} ({shown[1]}-{shown[2]})"

@@ -1,36 +1,49 @@
-"""One shard job: planned source images in; tar, index, catalog, pixel sums and refused files out.
+"""Convert one shard job: planned source images to tar, index, catalog, pixel sums and refused files.
 
-Runs in a worker process; independent of every other shard. Called by ``pack``.
+Runs in a worker process, independently of every other shard. Called by ``pack``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharding.errors import BadImageError, OutputError
-from sharding.image import PreparedImage, prepare
-from sharding.layout import CATALOG_COLUMNS, CATALOG_INTEGERS, EncodeRecipe, ShardRecord
-from sharding.listing import WHOLE_FILE, SourceImage, images
-from sharding.part import BROKEN, Row, Seen, ShardOutcome, changed, part_bytes, read_part
-from sharding.sources.reading import Mark, Reader
-from sharding.stats import PixelSums
-from sharding.storage import pending, publish
-from sharding.tar import TarWriter, index_bytes
+from alexstream.core.errors import BadImageError, OutputError
+from alexstream.core.storage import open_pending, publish_file
+from alexstream.sharding.dataset_v1.catalog import encode_catalog
+from alexstream.sharding.dataset_v1.layout import ShardPaths, shard_paths
+from alexstream.sharding.dataset_v1.manifest import ShardRecord
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.dataset_v1.tar import TarWriter, encode_index
+from alexstream.sharding.images.decode import PreparedImage, prepare_image
+from alexstream.sharding.listing import SourceImage, iter_images
+from alexstream.sharding.resume import (
+    RECORD_ERRORS,
+    Row,
+    ShardOutcome,
+    SourceChanges,
+    SourceStamp,
+    compare_sources,
+    decode_resume_record,
+    encode_resume_record,
+)
+from alexstream.sharding.sources.reader import FileStamp, Reader
+from alexstream.sharding.sources.types import WHOLE_FILE
+from alexstream.sharding.stats import PixelSums
+
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()  # the sha256 recorded for a file that could not be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardJob:
-    """Everything a worker needs to make one shard; ``rows`` are rows of a listing, in the order of the tar."""
+    """The input of a worker for one shard; ``rows`` are rows of a listing, in the order of the tar."""
 
     name: str
     rows: pa.Table
@@ -39,38 +52,43 @@ class ShardJob:
     folder: Path
     encode: EncodeRecipe
     label_digits: int
-    archives: Mapping[str, Mark] = field(default_factory=dict)  # of the source, as they were listed
+    archives: Mapping[str, FileStamp] = field(default_factory=dict)  # stamps of the containers when they were listed
+
+    @property
+    def paths(self) -> ShardPaths:
+        """The files that the job makes."""
+        return shard_paths(self.folder, self.name)
 
     def images(self) -> Iterator[SourceImage]:
-        """The source images, in the order of the tar."""
-        return images(self.rows, self.classes)
+        """Yield the source images, in the order of the tar."""
+        return iter_images(self.rows, self.classes)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Making:
-    """A shard in the making."""
+class _ShardBuilder:
+    """The state of a shard while it is made."""
 
     job: ShardJob
     reader: Reader
     progress: Callable[[int], None]
     sums: PixelSums
     refused: list[Row] = field(default_factory=list)
-    seen: dict[str, Seen] = field(default_factory=dict)
+    seen: dict[str, SourceStamp] = field(default_factory=dict)
 
     def samples(self) -> Iterator[tuple[Row, bytes]]:
-        """Catalog row (without its offset) and content of every good image, in the order of the tar."""
+        """Yield catalog row (without its offset) and content of every good image, in the order of the tar."""
         if pc.all(pc.equal(self.job.rows.column("offset"), WHOLE_FILE)).as_py():
-            return (made for image in self.job.images() if (made := self._make(image)))
+            return (made for image in self.job.images() if (made := self._prepare_sample(image)))
         return self._read_in_order()
 
     def _read_in_order(self) -> Iterator[tuple[Row, bytes]]:
-        """Archives are read from front to back, a Parquet row group once; the spool brings the samples into order."""
+        """Read containers from front to back, then restore the order of the tar through a spool file."""
         images = list(self.job.images())
-        front_to_back = sorted(range(len(images)), key=lambda i: images[i].place)
+        front_to_back = sorted(range(len(images)), key=lambda i: images[i].sort_key)
         made: dict[int, tuple[Row, int, int]] = {}
         with tempfile.TemporaryFile(dir=self.job.folder if isinstance(self.job.folder, Path) else None) as spool:
             for i in front_to_back:
-                one = self._make(images[i])
+                one = self._prepare_sample(images[i])
                 if one:
                     made[i] = (one[0], spool.tell(), len(one[1]))
                     spool.write(one[1])
@@ -79,55 +97,57 @@ class _Making:
                 spool.seek(start)
                 yield row, spool.read(size)
 
-    def _make(self, image: SourceImage) -> tuple[Row, bytes] | None:
-        """Read and prepare one source image, or note why it is refused."""
-        data = b""
+    def _prepare_sample(self, image: SourceImage) -> tuple[Row, bytes] | None:
+        """Read and prepare one source image; record the reason and return None if it is refused."""
+        data, stamp, sha256 = b"", None, _EMPTY_SHA256
         try:
-            data = self.reader.read(image.container, image.offset, image.size)
-            prepared = prepare(data, self.job.encode)
+            data, stamp = self.reader.read(image.container, image.offset, image.size)
+            sha256 = hashlib.sha256(data).hexdigest()
+            prepared = prepare_image(data, self.job.encode)
         except BadImageError as error:
-            self.refused.append(_refusal(image, data, error))
+            self.refused.append(_make_refusal_row(image, len(data), sha256, error))
+            stamp = stamp or self.reader.container_stamp(image.container)
             return None
-        finally:
-            self.seen[image.key] = self.reader.mark, hashlib.sha256(data).hexdigest()
+        finally:  # refused files too are compared with their source before the data set is finished
+            self.seen[image.key] = stamp, sha256
             self.progress(1)
         self.sums.add(prepared.pixels_HWC)
-        return _catalog_row(image, data, prepared), prepared.content
+        return _make_catalog_row(image, sha256, prepared), prepared.content
 
 
 def convert_shard(job: ShardJob, progress: Callable[[int], None]) -> tuple[ShardOutcome, PixelSums]:
-    """Make and publish one shard, or find it made by an earlier run; return what became of its files, and its sums.
+    """Make and publish one shard, or reuse it from an earlier run; return its outcome and pixel sums.
 
-    ``progress`` is told the number of source files done since its last call. Raises OutputError if the output
-    folder refuses to take a file.
+    ``progress`` is called with the number of source files done since its last call. Raises OutputError if the output
+    folder cannot be written.
     """
-    kept = _kept(job)
+    kept = _load_reusable(job)
     if kept is not None:
         progress(job.rows.num_rows)
         return kept
     rows: list[Row] = []
     record = None
-    with Reader(job.source_root, job.archives) as reader, pending(job.folder / f"{job.name}.tar") as write:
+    with Reader(job.source_root, job.archives) as reader, open_pending(job.paths.tar) as write:
         tar = TarWriter(write.file, job.label_digits)
-        making = _Making(job=job, reader=reader, progress=progress, sums=PixelSums(job.encode.size_px))
+        making = _ShardBuilder(job=job, reader=reader, progress=progress, sums=PixelSums(job.encode.size_px))
         for row, content in making.samples():
             member = tar.add(row["key"], row["extension"], content, row["label"])
             rows.append({**row, "offset": member.offset})
         if rows:
             tar.finish()
-            record = _publish_beside(job, tar, rows)
+            record = _publish_index_and_catalog(job, tar, rows)
             write.commit()
     written_by_class = dict(Counter(str(row["wnid"]) for row in rows))
     outcome = ShardOutcome(record=record, refused=making.refused, written_by_class=written_by_class)
-    publish(job.folder / f"{job.name}.part", part_bytes(outcome, making.sums, making.seen))
+    publish_file(job.paths.resume, encode_resume_record(outcome, making.sums, making.seen))
     return outcome, making.sums
 
 
-def _publish_beside(job: ShardJob, tar: TarWriter, rows: list[Row]) -> ShardRecord:
-    """Write index and catalog, which come before the tar: whoever finds the tar finds all three."""
-    index, catalog = index_bytes(tar.samples), _parquet_bytes(rows, job.name)
-    publish(job.folder / f"{job.name}.idx", index)
-    publish(job.folder / f"{job.name}.parquet", catalog)
+def _publish_index_and_catalog(job: ShardJob, tar: TarWriter, rows: list[Row]) -> ShardRecord:
+    """Write index and catalog, before the tar is committed: where the tar exists, all three do."""
+    index, catalog = encode_index(tar.samples), encode_catalog(rows, job.name)
+    publish_file(job.paths.index, index)
+    publish_file(job.paths.catalog, catalog)
     return ShardRecord(
         name=job.name,
         num_samples=len(rows),
@@ -138,47 +158,51 @@ def _publish_beside(job: ShardJob, tar: TarWriter, rows: list[Row]) -> ShardReco
     )
 
 
-def _kept(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
-    """The shard as an earlier run left it, if its part was published and its files are still what they were."""
-    path = job.folder / f"{job.name}.part"
+def _load_reusable(job: ShardJob) -> tuple[ShardOutcome, PixelSums] | None:
+    """Return the result of an earlier run if its shard and its sources are unchanged; else None."""
+    path = job.paths.resume
     if not path.is_file():
         return None
     try:
-        outcome, sums, seen = read_part(path.read_bytes(), job.encode.size_px)
-    except Exception:  # whatever is wrong with it, the shard is made anew
+        outcome, sums, seen = decode_resume_record(path.read_bytes(), job.encode.size_px)
+    except Exception:  # an unreadable resume record costs only a new conversion of this shard
         return None
-    if changed(job.images(), job.source_root, outcome, seen):
+    if compare_sources(job.images(), job.source_root, outcome, seen).paths:
         return None
     record = outcome.record
     if record is not None:
-        hashes = {"tar": record.sha256, "idx": record.index_sha256, "parquet": record.catalog_sha256}
-        if any(_sha256_of(job.folder / f"{job.name}.{extension}") != sha for extension, sha in hashes.items()):
+        paths = job.paths
+        hashes = {paths.tar: record.sha256, paths.index: record.index_sha256, paths.catalog: record.catalog_sha256}
+        if any(_hash_file(path) != sha256 for path, sha256 in hashes.items()):
             return None
     return outcome, sums
 
 
-def _sha256_of(path: Path) -> str | None:
+def _hash_file(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:  # whatever it was, it is written again
+    except OSError:  # an unreadable file is written again
         return None
 
 
-def changed_since(job: ShardJob) -> list[str]:
-    """Paths of a finished shard's images that are other bytes now, before the parts are deleted: [] if all is well."""
-    path = job.folder / f"{job.name}.part"
+def find_source_changes(job: ShardJob) -> SourceChanges:
+    """Return the changes to a finished shard's sources since they were read.
+
+    Raises OutputError if its resume record cannot be read.
+    """
+    path = job.paths.resume
     try:
-        outcome, _, seen = read_part(path.read_bytes(), job.encode.size_px)
-    except (*BROKEN, OSError) as error:
+        outcome, _, seen = decode_resume_record(path.read_bytes(), job.encode.size_px)
+    except (*RECORD_ERRORS, OSError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "it is damaged"
         raise OutputError(f"cannot read {path}: {why}; run the same command again, which makes it anew") from error
-    return changed(job.images(), job.source_root, outcome, seen)
+    return compare_sources(job.images(), job.source_root, outcome, seen)
 
 
-def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage) -> Row:
+def _make_catalog_row(image: SourceImage, sha256: str, prepared: PreparedImage) -> Row:
     return {
         "key": image.key,
         "extension": prepared.extension,
@@ -186,7 +210,7 @@ def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage) -> Ro
         "label": image.label,
         "wnid": image.wnid,
         "source": image.path,
-        "source_sha256": hashlib.sha256(data).hexdigest(),
+        "source_sha256": sha256,
         "stored_sha256": hashlib.sha256(prepared.content).hexdigest(),
         "source_width": prepared.source_width,
         "source_height": prepared.source_height,
@@ -195,27 +219,12 @@ def _catalog_row(image: SourceImage, data: bytes, prepared: PreparedImage) -> Ro
     }
 
 
-def _refusal(image: SourceImage, data: bytes, error: BadImageError) -> Row:
+def _make_refusal_row(image: SourceImage, size: int, sha256: str, error: BadImageError) -> Row:
     return {
         "path": image.path,
         "wnid": image.wnid,
         "reason": error.reason,
         "detail": str(error),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": size,
+        "sha256": sha256,
     }
-
-
-def _parquet_bytes(rows: list[Row], shard: str) -> bytes:
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(c, pa.int64() if c in CATALOG_INTEGERS else pa.string()) for c in CATALOG_COLUMNS])
-    buffer = io.BytesIO()
-    shown = [{"shard": shard, **{name: readable(value) for name, value in row.items()}} for row in rows]
-    pq.write_table(pa.Table.from_pylist(shown, schema=schema), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def readable(value: Any) -> Any:
-    """File names that are no UTF-8 get backslash escapes: Parquet text must be UTF-8."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,47 +1,93 @@
-"""The output folder of a conversion: who may write to it, what it already holds, what a crash left in it.
+"""Own the output folder of a conversion: lock it, check what it holds, clear what a crash left.
 
-A folder belongs to one plan. ``plan.json`` says which, from the first moment until ``manifest.json`` declares the
-folder finished. A lock on the folder itself keeps a second process out and needs no cleaning up: it ends with the
-process that holds it, however that ends.
+A folder belongs to one plan, recorded in ``plan.json`` from the start until ``manifest.json`` declares the folder
+finished. A lock on the folder keeps a second process out; the kernel releases it when its process ends, however that
+happens.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sharding import layout
-from sharding.errors import OutputError
-from sharding.fields import parsed
-from sharding.storage import publish, sync_names
+from alexstream.core.errors import OutputError
+from alexstream.core.locks import try_lock
+from alexstream.core.schema import parse_json
+from alexstream.core.storage import delete_file, fsync_folder, list_folder, publish_file, read_small, target_name
+from alexstream.core.text import count_of, quote_value
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.document import SCHEMA, json_bytes
+from alexstream.sharding.dataset_v1.manifest import Manifest, load_manifest
+
+# The files that a conversion writes; any other file in its folder is not ours.
+_FIXED_NAMES = (layout.PLAN, layout.MANIFEST, layout.STATS, layout.MEAN, layout.CLASSES, layout.QUARANTINE, layout.CARD)
+_OUTPUT_NAMES = (*_FIXED_NAMES, layout.TIMM_INFO, *(f"{split}.json" for split in layout.SPLITS))
+_SHARD_FILE = re.compile(r"[a-z]+-[0-9]{6,}\.(?:tar|idx|parquet|part)")
+
+
+def check_output_apart(source: Path, folder: Path) -> None:
+    """Raise OutputError if the output folder is the source, lies inside it, or contains it, also by links.
+
+    The next conversion of that source would take shards for images. Places in an object store are compared as they are.
+    """
+    source, out = (Path(os.path.realpath(one)) if isinstance(one, Path) else one for one in (source, folder))
+    if type(source) is not type(out):
+        return
+    where = "is" if out == source else "lies inside" if source in out.parents else ""
+    where = where or ("contains" if out in source.parents else "")
+    if where:
+        raise OutputError(
+            f"--out {folder} {where} the source; give a folder apart from it, so that neither is in the other"
+        )
+
+
+def check_parent_of_splits(folder: Path) -> None:
+    """Check the folder that gets a subfolder for each split, as ``open_output_folder`` does for a single split.
+
+    Raises OutputError if it is a data set itself, or holds files of others and no split that was begun here.
+    """
+    if layout.is_dataset(folder) or (folder / layout.PLAN).is_file():
+        raise OutputError(
+            f"--out {folder} holds a data set of one split, and the splits of this source would lie inside it; give "
+            "another --out"
+        )
+    if not folder.is_dir():
+        return
+    begun = any((folder / split / name).is_file() for split in layout.SPLITS for name in (layout.PLAN, layout.MANIFEST))
+    if not begun and not all(_is_empty_split(path) for path in list_folder(folder)):
+        raise OutputError(f"--out {folder} is not empty and is not a data set of alexstream; give another --out")
+
+
+def _is_empty_split(path: Path) -> bool:
+    return path.name in layout.SPLITS and path.is_dir() and not list_folder(path)
 
 
 @contextmanager
-def claimed(folder: Path, plan_digest: str, split: str) -> Iterator[layout.Manifest | None]:
-    """Hold ``folder`` for a plan; gives the manifest if that plan is already finished there, else None.
+def open_output_folder(folder: Path, plan_digest: str, split: str) -> Iterator[Manifest | None]:
+    """Lock ``folder`` for a plan; yield its manifest if that plan is already finished there, else None.
 
-    Raises OutputError if the folder cannot be made, is in use, holds another data set or plan, or holds files that
-    are not ours; nothing in it is changed then.
+    Raises OutputError, changing nothing, if the folder cannot be made, is in use, holds another data set or plan, or
+    holds files that are not ours.
     """
-    with _held(folder):
-        manifest = _finished(folder, plan_digest)
+    with _lock_folder(folder):
+        manifest = _load_finished(folder, plan_digest)
         if manifest is None:
-            _start(folder, plan_digest, split)
+            _start_plan(folder, plan_digest, split)
         else:
             clear_leftovers(folder)
         yield manifest
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _lock_folder(folder: Path) -> Iterator[None]:
     """Make the folder and lock it.
 
-    An object store has neither folders nor locks. There the plan alone keeps another conversion out; two processes
-    with the same plan write the same objects.
+    An object store has neither folders nor locks: there only the recorded plan keeps another conversion out, and two
+    processes with the same plan write the same objects.
     """
     if not isinstance(folder, Path):
         yield
@@ -49,62 +95,75 @@ def _held(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"--out {folder} is a file; give a folder")
     try:
-        _make(folder)
+        _make_folder(folder)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        remedy = "mend that and run the same command again, or give another --out"
+        remedy = "fix that and run the same command again, or give another --out"
         raise OutputError(f"cannot make --out {folder}: {error.strerror}; {remedy}") from error
     try:
-        _lock(descriptor, folder)
+        _acquire_lock(descriptor, folder)
         yield
     finally:
         os.close(descriptor)
 
 
-def _make(folder: Path) -> None:
-    """Make the folder and those above it; their names are on the disk before anything is put into them."""
+def _make_folder(folder: Path) -> None:
+    """Make the folder and its parents, and sync their names to disk before anything is put into them."""
     if folder.is_dir():
         return
-    _make(folder.parent)
+    _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    sync_names(folder.parent)
+    fsync_folder(folder.parent)
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what only an unfinished conversion needs: the plan, the shards' parts and half-written files."""
-    _delete(folder, layout.PLAN, "*.part", "*.tmp")
+    """Delete what only an unfinished conversion needs: plan, resume records and half-written files.
+
+    Files whose names no conversion makes (``notes.part``, ``work.tmp``) are not ours and stay.
+    """
+    _delete_matching(folder, _is_leftover)
 
 
-def _delete(folder: Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                remedy = "mend that and run the same command again"
-                raise OutputError(f"cannot delete {path}: {error.strerror}; {remedy}") from error
+def _is_leftover(name: str) -> bool:
+    is_part = name.endswith(".part") and _SHARD_FILE.fullmatch(name) is not None
+    return name == layout.PLAN or is_part or _is_half_written(name)
 
 
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise OutputError(f"--out {folder} is in use by another conversion; wait for it, or stop it") from error
-        # Some network file systems know no locks; published files are complete all the same.
+def _is_half_written(name: str) -> bool:
+    whole = target_name(name) or ""
+    return whole in _OUTPUT_NAMES or _SHARD_FILE.fullmatch(whole) is not None
 
 
-def _finished(folder: Path, plan_digest: str) -> layout.Manifest | None:
+def _delete_matching(folder: Path, is_leftover: Callable[[str], bool]) -> None:
+    """Delete the files with leftover names; by listing, since the folder's path may hold wildcard characters."""
+    for path in sorted(list_folder(folder)):
+        if not is_leftover(path.name):
+            continue
+        try:
+            delete_file(path)
+        except OSError as error:
+            remedy = "fix that and run the same command again"
+            raise OutputError(f"cannot delete {path}: {error.strerror}; {remedy}") from error
+
+
+def _acquire_lock(descriptor: int, folder: Path) -> None:
+    if not try_lock(descriptor):
+        raise OutputError(f"--out {folder} is in use by another conversion; wait for it, or stop it")
+
+
+def _load_finished(folder: Path, plan_digest: str) -> Manifest | None:
     if not layout.is_dataset(folder):
         return None
-    manifest = layout.load_manifest(folder)
+    manifest = load_manifest(folder)
     if manifest.plan_digest != plan_digest:
+        dct = ", stored with the fast DCT of an earlier version" if manifest.encode.dct == "fast" else ""
         raise OutputError(
-            f"--out {folder} holds another data set ({manifest.num_samples} {manifest.split} samples of "
-            f"{manifest.source!r}, digest {manifest.digest[:12]}…); nothing was changed: give another --out"
+            f"--out {folder} holds another data set ({count_of(manifest.num_samples, f'{manifest.split} sample')} of "
+            f"{quote_value(manifest.source)}, digest {manifest.digest[:12]}…{dct}); nothing was changed: give "
+            "another --out"
         )
     for record in manifest.shards:
-        tar = folder / f"{record.name}.tar"
+        tar = layout.shard_paths(folder, record.name).tar
         size = tar.stat().st_size if tar.is_file() else -1
         if size != record.num_bytes:
             found = "is missing" if size < 0 else f"has {size} bytes"
@@ -115,25 +174,38 @@ def _finished(folder: Path, plan_digest: str) -> layout.Manifest | None:
     return manifest
 
 
-def _start(folder: Path, plan_digest: str, split: str) -> None:
+def _start_plan(folder: Path, plan_digest: str, split: str) -> None:
     plan = folder / layout.PLAN
     if plan.is_file():
-        if _plan_of(plan) != plan_digest:
-            raise OutputError(
-                f"--out {folder} holds an unfinished conversion of another source, seed or recipe "
-                f"({plan.name} differs from this plan); give another --out, or delete the folder"
-            )
-    elif folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()):
-        raise OutputError(f"--out {folder} is not empty and holds no data set of alexstream; give another --out")
-    _delete(folder, "*.tmp")
-    publish(plan, layout.json_bytes({"schema": layout.SCHEMA, "split": split, "plan": plan_digest}))
+        _check_plan(plan, plan_digest)
+    elif folder.exists() and not all(_is_half_written(path.name) for path in list_folder(folder)):
+        raise OutputError(f"--out {folder} is not empty and is not a data set of alexstream; give another --out")
+    _delete_matching(folder, _is_half_written)
+    content = {"schema": SCHEMA, "rules": layout.RULES_VERSION, "split": split, "plan": plan_digest}
+    publish_file(plan, json_bytes(content))
 
 
-def _plan_of(plan: Path) -> str | None:
+def _check_plan(plan: Path, plan_digest: str) -> None:
+    """Raise OutputError unless an unfinished conversion has this plan, under the rules of this version."""
+    found = _read_plan(plan)
+    if found and found.get("rules", 1) != layout.RULES_VERSION:
+        raise OutputError(
+            f"--out {plan.parent} holds an unfinished conversion of another version of alexstream, by which files were "
+            "accepted or stored otherwise; finish it with that version, give another --out, or delete the folder"
+        )
+    if found.get("plan") != plan_digest:
+        raise OutputError(
+            f"--out {plan.parent} holds an unfinished conversion of another source, seed or recipe "
+            f"({plan.name} differs from this plan); give another --out, or delete the folder"
+        )
+
+
+def _read_plan(plan: Path) -> dict[str, Any]:
+    """Return the fields of ``plan.json``; {} if it is damaged."""
     try:
-        found = parsed(plan.read_bytes()).get("plan")
-    except (ValueError, AttributeError):
-        return None
+        found = parse_json(read_small(plan, 1 << 16))
+    except ValueError:
+        return {}
     except OSError as error:
-        raise OutputError(f"cannot read {plan}: {error.strerror}; mend that and run the same command again") from error
-    return str(found)
+        raise OutputError(f"cannot read {plan}: {error.strerror}; fix that and run the same command again") from error
+    return found if isinstance(found, dict) else {}

@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding import layout
-from sharding.errors import BadImageError, DatasetError
-from sharding.image import stored_pixels
-from sharding.progress import progress
-from sharding.stats import PixelSums, summarise
-from sharding.workers import default_workers, run_jobs
+from alexstream.core.errors import BadImageError, DatasetError
+from alexstream.core.limits import count_cores
+from alexstream.core.progress import progress_bar
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.catalog import load_catalog_shard
+from alexstream.sharding.dataset_v1.manifest import Manifest, ShardRecord, load_manifest
+from alexstream.sharding.dataset_v1.statistics import DatasetStats, load_mean_image, load_stats
+from alexstream.sharding.executors.local import run_jobs
+from alexstream.sharding.images.decode import decode_sample
+from alexstream.sharding.images.stored_sample import SampleChecker
+from alexstream.sharding.stats import PixelSums, summarize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,22 +28,22 @@ class StatsCheck:
     """Stored and recomputed statistics; ``differing`` names every field that is not equal to the bit."""
 
     split: str
-    stored: layout.DatasetStats
-    recomputed: layout.DatasetStats
+    stored: DatasetStats
+    recomputed: DatasetStats
     mean_image_HWC: NDArray[np.float64]
     differing: tuple[str, ...]
 
     @property
     def equal(self) -> bool:
-        """Whether the shards give exactly what is stored."""
+        """True if the shards give exactly what is stored."""
         return not self.differing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _SumJob:
+class _StatsJob:
     folder: Path
-    manifest: layout.Manifest
-    shard: layout.ShardRecord
+    manifest: Manifest
+    shard: ShardRecord
 
 
 def check_stats(folder: Path, *, num_workers: int = 0, quiet: bool = False) -> StatsCheck:
@@ -46,17 +51,22 @@ def check_stats(folder: Path, *, num_workers: int = 0, quiet: bool = False) -> S
 
     Raises DatasetError if a file is missing, a sample does not decode, or the stored statistics belong to
     another data set.
+
+    Args:
+        folder: One split.
+        num_workers: Processes that decode; 0: one for each core.
+        quiet: Show no progress.
     """
-    manifest = layout.load_manifest(folder)
-    stored = layout.load_stats(folder, manifest)
-    mean = layout.load_mean_image(folder, stored)
-    jobs = [_SumJob(folder=folder, manifest=manifest, shard=shard) for shard in manifest.shards]
+    manifest = load_manifest(folder)
+    stored = load_stats(folder, manifest)
+    mean = load_mean_image(folder, stored)
+    jobs = [_StatsJob(folder=folder, manifest=manifest, shard=shard) for shard in manifest.shards]
     sums = PixelSums(manifest.encode.size_px)
-    workers = min(num_workers or default_workers(), len(jobs))
-    with progress(manifest.num_samples, "images", "stats", quiet=quiet) as bar:
+    workers = min(num_workers or count_cores(), len(jobs))
+    with progress_bar(manifest.num_samples, "images", "stats", quiet=quiet) as bar:
         for part in run_jobs(_sum_shard, jobs, workers, bar.update):
             sums.merge(part)
-    recomputed = summarise(sums, manifest.digest)
+    recomputed = summarize(sums, manifest.digest)
     pairs = asdict(recomputed).items()
     differing = [name for name, value in pairs if value != getattr(stored, name)]
     if not np.array_equal(mean, sums.mean_image()):
@@ -70,19 +80,20 @@ def check_stats(folder: Path, *, num_workers: int = 0, quiet: bool = False) -> S
     )
 
 
-def _sum_shard(job: _SumJob, progress: Callable[[int], None]) -> PixelSums:
-    path = job.folder / f"{job.shard.name}.tar"
+def _sum_shard(job: _StatsJob, progress: Callable[[int], None]) -> PixelSums:
+    path = layout.shard_paths(job.folder, job.shard.name).tar
     if not path.is_file() or path.stat().st_size != job.shard.num_bytes:
         raise DatasetError(f"{path} is missing or of another size; restore it or shard the source again")
-    one = layout.load_catalog_shard(job.folder, job.shard, ("key", "extension", "offset", "size"))
-    sums = PixelSums(job.manifest.encode.size_px)
+    one = load_catalog_shard(job.folder, job.shard, ("key", "extension", "offset", "size"))
+    sums, gate = PixelSums(job.manifest.encode.size_px), SampleChecker(job.manifest.encode)
     with path.open("rb") as tar:
         if hashlib.file_digest(tar, "sha256").hexdigest() != job.shard.sha256:
             raise DatasetError(f"{path}: sha256 differs from the manifest's; restore it or shard the source again")
         for key, extension, offset, size in zip(*one.values(), strict=True):
-            tar.seek(offset)
             try:
-                sums.add(stored_pixels(tar.read(size), extension, job.manifest.encode))
+                gate.check_length(size, extension)
+                tar.seek(offset)
+                sums.add(decode_sample(tar.read(size), extension, job.manifest.encode))
             except (BadImageError, ValueError) as error:
                 raise DatasetError(f"{path}: sample {key} does not decode ({error})") from error
             progress(1)

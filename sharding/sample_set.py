@@ -1,7 +1,7 @@
-"""Draws the embedded sample set: photo-like JPEGs of eight classes that a network can learn in minutes.
+"""Draw the embedded sample set: photo-like JPEGs of eight classes that a network can learn in minutes.
 
-Deterministic, needs no data and no network. A few files are broken or misnamed on purpose, so that the
-quarantine can be seen at work. Used by ``cli.py sample``, the demo and the tests.
+Deterministic; needs no data and no network. A few files are broken or misnamed on purpose, to show the quarantine at
+work. Used by ``cli.py sample``, the demo and the tests.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sharding.errors import OutputError
-from sharding.progress import progress
+from alexstream.core.errors import OutputError
+from alexstream.core.progress import progress_bar
 
 Plane = NDArray[np.float64]
 # x and y run over about -1..1, scale is the number of periods; values near 0 (ground) and 1 (figure)
@@ -54,18 +54,18 @@ def write_sample_set(folder: Path, *, train_per_class: int = 100, val_per_class:
         raise OutputError(f"--out {folder} exists and is not empty; give another folder")
     splits = (("train", train_per_class), ("val", val_per_class))
     total = len(PATTERNS) * (train_per_class + val_per_class)
-    with progress(total, "images", "sample", quiet=quiet) as bar:
+    with progress_bar(total, "images", "sample", quiet=quiet) as bar:
         for number, (split, per_class) in enumerate(splits):
             for label, name in enumerate(PATTERNS):
                 for i in range(per_class):
                     random = np.random.RandomState([2012, number, label, i])  # a stream frozen by NumPy's policy
-                    _write(folder / split / name / f"{name}_{i:04d}.jpg", draw(name, random))
+                    _write_file(folder / split / name / f"{name}_{i:04d}.jpg", draw_picture(name, random))
                     bar.update()
     return total + _write_hazards(folder / "train")
 
 
-def draw(name: str, random: np.random.RandomState) -> bytes:
-    """One picture of a class as JPEG: random size, place, angle, scale, colours, light, noise and quality."""
+def draw_picture(name: str, random: np.random.RandomState) -> bytes:
+    """Draw a picture of a class as JPEG: random size, place, angle, scale, colors, light, noise and quality."""
     height, width = random.randint(240, 480), random.randint(240, 560)
     side = min(height, width) / 2
     cy, cx = random.uniform(-0.25, 0.25, 2)
@@ -80,13 +80,13 @@ def draw(name: str, random: np.random.RandomState) -> bytes:
     image = back + figure[..., None] * (front - back)
     light = 1 + random.uniform(-0.3, 0.3) * x + random.uniform(-0.3, 0.3) * y
     image = image * light[..., None] + random.normal(0, 0.03, (height, width, 1))
-    return _jpeg(Image.fromarray((255 * image.clip(0, 1)).round().astype(np.uint8)), int(random.randint(60, 96)))
+    return _encode_jpeg(Image.fromarray((255 * image.clip(0, 1)).round().astype(np.uint8)), int(random.randint(60, 96)))
 
 
 def _write_hazards(train: Path) -> int:
-    """What real folders hold too: three files that are no images, three that only look unusual, one to leave out."""
+    """Write seven files as real folders hold them: three not images, three unusual images, one system file."""
     first = {name: (train / name / f"{name}_0000.jpg").read_bytes() for name in PATTERNS}
-    picture = Image.open(io.BytesIO(first["spiral"]))
+    picture = Image.open(io.BytesIO(first["spiral"]), formats=("JPEG",))
     png = io.BytesIO()
     picture.save(png, "PNG")
     files = {
@@ -94,22 +94,22 @@ def _write_hazards(train: Path) -> int:
         "bullseye/truncated.jpg": first["bullseye"][: len(first["bullseye"]) // 2],
         "cross/error_page.jpg": b"<html><body>404 Not Found</body></html>\n",
         "spiral/png_named.JPEG": png.getvalue(),
-        "disc/gray.jpg": _jpeg(Image.open(io.BytesIO(first["disc"])).convert("L"), 85),
-        "dots/cmyk.jpg": _jpeg(Image.open(io.BytesIO(first["dots"])).convert("CMYK"), 85),
+        "disc/gray.jpg": _encode_jpeg(Image.open(io.BytesIO(first["disc"]), formats=("JPEG",)).convert("L"), 85),
+        "dots/cmyk.jpg": _encode_jpeg(Image.open(io.BytesIO(first["dots"]), formats=("JPEG",)).convert("CMYK"), 85),
         "stripes/.DS_Store": b"\0\0\0\1Bud1",
     }
     for name, data in files.items():
-        _write(train / name, data)
+        _write_file(train / name, data)
     return len(files)
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
+def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_file(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

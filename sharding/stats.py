@@ -1,8 +1,8 @@
-"""Pure and mergeable: exact pixel sums of uint8 images, and from them mean image, covariance and RGB-PCA.
+"""Exact pixel sums of uint8 images, mergeable, and from them mean image, covariance and RGB-PCA; pure.
 
-All sums are integers, so partial results merge in any order to the same bits. The eigen-solver is written
-out in IEEE double arithmetic (+ − × ÷ √ only), so the eigen-pairs too are the same bits on every machine;
-a LAPACK build need not give that.
+All sums are integers, so partial results merge in any order to the same bits. The eigen-solver is written out in IEEE
+double arithmetic (+ − × ÷ √ only), so the eigen-pairs too are the same bits on every machine; a LAPACK build does not
+guarantee that.
 
 Shape legend: H, W = image height and width, C = 3 channels in R, G, B order.
 """
@@ -17,15 +17,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sharding.compiled import njit
-from sharding.errors import DatasetError
-from sharding.layout import DatasetStats, npy_bytes
+from alexstream.core.errors import DatasetError
+from alexstream.core.jit import njit
+from alexstream.sharding.dataset_v1.statistics import DatasetStats, npy_bytes
 
 Matrix = list[list[float]]
 T = TypeVar("T")
 
 
-RECENT_IMAGES = 1 << 24  # of at most 255 each, in 32 bits
+RECENT_IMAGES = 1 << 24  # sums of so many values up to 255 fit in 32 bits
 
 
 class PixelSums:
@@ -35,11 +35,11 @@ class PixelSums:
     """
 
     def __init__(self, size_px: int) -> None:
-        """Start from nothing, for images of ``size_px`` × ``size_px``."""
+        """Start with no images, for images of ``size_px`` × ``size_px``."""
         self.num_images = 0
         self.product_CC = np.zeros((3, 3), np.int64)
         self._sum_HWC = np.zeros((size_px, size_px, 3), np.int64)
-        self._recent_HWC = np.zeros((size_px, size_px, 3), np.uint32)  # half as much memory to go through
+        self._recent_HWC = np.zeros((size_px, size_px, 3), np.uint32)  # uint32 halves the memory traffic of add()
         self._num_recent = 0
 
     @property
@@ -64,13 +64,13 @@ class PixelSums:
         self.add_sums(other.num_images, other.sum_HWC, other.product_CC)
 
     def add_sums(self, num_images: int, sum_HWC: NDArray[np.int64], product_CC: NDArray[np.int64]) -> None:
-        """Add the sums of another part of the data, as numbers."""
+        """Add the sums of another part of the data, given as arrays."""
         self.num_images += num_images
         self._sum_HWC += sum_HWC
         self.product_CC += product_CC
 
     def mean_image(self) -> NDArray[np.float64]:
-        """Mean image, float64 (H, W, C) on 0..255: each entry the correctly rounded quotient."""
+        """Return the mean image, float64 (H, W, C) on 0..255: each entry the correctly rounded quotient."""
         return self.sum_HWC / self.num_images
 
 
@@ -99,8 +99,8 @@ def _add(values: NDArray[np.uint8], sums: NDArray[np.uint32], product_CC: NDArra
                 product_CC[column, row] += product
 
 
-def summarise(sums: PixelSums, dataset_digest: str) -> DatasetStats:
-    """Statistics of a data set from its pixel sums. Raises DatasetError if there are no images."""
+def summarize(sums: PixelSums, dataset_digest: str) -> DatasetStats:
+    """Compute the statistics of a data set from its pixel sums. Raises DatasetError if there are no images."""
     if sums.num_images == 0:
         raise DatasetError("no image was written, so there are no statistics")
     height, width, _ = sums.sum_HWC.shape
@@ -116,22 +116,22 @@ def summarise(sums: PixelSums, dataset_digest: str) -> DatasetStats:
         dataset_digest=dataset_digest,
         num_images=sums.num_images,
         num_pixels=num_pixels,
-        rgb_sums=_triple(totals),
-        rgb_products=_triple([_triple(row) for row in products]),
-        mean_rgb_255=_triple([float(Fraction(t, num_pixels)) for t in totals]),
-        covariance_255=_triple([_triple(row) for row in covariance]),
-        eigenvalues_255=_triple(eigenvalues),
-        eigenvalues_01=_triple([value / 255.0**2 for value in eigenvalues]),
-        eigenvectors=_triple([_triple(row) for row in eigenvectors]),
+        rgb_sums=_to_triple(totals),
+        rgb_products=_to_triple([_to_triple(row) for row in products]),
+        mean_rgb_255=_to_triple([float(Fraction(t, num_pixels)) for t in totals]),
+        covariance_255=_to_triple([_to_triple(row) for row in covariance]),
+        eigenvalues_255=_to_triple(eigenvalues),
+        eigenvalues_01=_to_triple([value / 255.0**2 for value in eigenvalues]),
+        eigenvectors=_to_triple([_to_triple(row) for row in eigenvectors]),
         mean_image_sha256=hashlib.sha256(npy_bytes(sums.mean_image())).hexdigest(),
     )
 
 
 def rgb_pca(covariance: Matrix) -> tuple[list[float], Matrix]:
-    """Eigenvalues (descending) and eigenvectors (columns) of a symmetric 3×3 matrix, by cyclic Jacobi rotations.
+    """Return eigenvalues (descending) and eigenvectors (columns) of a symmetric 3×3 matrix, by Jacobi rotations.
 
-    Sign rule: in each eigenvector the entry of largest magnitude (the first of equals) is positive. The
-    paper fixes neither order nor sign; lighting noise is symmetric, so nothing depends on it but reproduction.
+    Sign rule: in each eigenvector the entry of largest magnitude (the first of equals) is positive. The paper fixes
+    neither order nor sign; lighting noise is symmetric, so nothing depends on it but reproducibility.
     """
     a = [list(map(float, row)) for row in covariance]
     v = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -142,12 +142,12 @@ def rgb_pca(covariance: Matrix) -> tuple[list[float], Matrix]:
             _rotate(a, v, p, q)
     values = [a[i][i] for i in range(3)]
     order = sorted(range(3), key=lambda i: -values[i])
-    columns = [_positive([v[row][i] for row in range(3)]) for i in order]
+    columns = [_fix_sign([v[row][i] for row in range(3)]) for i in order]
     return [values[i] for i in order], [[column[row] for column in columns] for row in range(3)]
 
 
 def _rotate(a: Matrix, v: Matrix, p: int, q: int) -> None:
-    """One Jacobi rotation: annihilate a[p][q] (Golub & Van Loan, Matrix Computations, 8.5)."""
+    """Apply one Jacobi rotation that annihilates a[p][q] (Golub & Van Loan, Matrix Computations, 8.5)."""
     off = a[p][q]
     if abs(off) <= 1e-18 * math.sqrt(abs(a[p][p] * a[q][q])):
         a[p][q] = a[q][p] = 0.0
@@ -166,11 +166,11 @@ def _rotate(a: Matrix, v: Matrix, p: int, q: int) -> None:
         row[p], row[q] = c * row[p] - s * row[q], s * row[p] + c * row[q]
 
 
-def _positive(column: list[float]) -> list[float]:
+def _fix_sign(column: list[float]) -> list[float]:
     largest = max(range(3), key=lambda i: abs(column[i]))
     return [-x for x in column] if column[largest] < 0 else column
 
 
-def _triple(values: list[T]) -> tuple[T, T, T]:
+def _to_triple(values: list[T]) -> tuple[T, T, T]:
     first, second, third = values
     return first, second, third

@@ -1,5 +1,6 @@
 """What many tests share: the drawn sample set, its shards, real images where they are at hand, an S3 server."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,22 +8,45 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
+# Threads of the processes beside this one wait for each other; to spin meanwhile took half of all processor time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from cli import main
-from commands import group
-from sharding.pack import ShardRequest, shard_all
-from sharding.sample_set import write_sample_set
+from alexstream.commands import group
+from alexstream.commands.main import main
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.pack import shard_all
+from alexstream.sharding.sample_set import write_sample_set
+from alexstream.sharding.split_plans import ShardRequest
 
 ROOT = Path(__file__).parent.parent
 
 
+# Each is a unit of work for one process of the test run; one that begins last would be waited for by the others.
+LONGEST = (
+    "tests/test_quickstart.py",
+    "tests/faults/test_training_kills.py",
+    "tests/faults/test_training_stalls.py",
+    "tests/faults/test_soak.py",
+    "tests/test_benchmarks.py",
+    "tests/environments/test_waits.py",
+    "tests/test_end_to_end.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take longest come first; all others stay in their order."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
 def all_commands():
     """Every command by what is typed: ``shard``, ``bench``, ``bench shard``."""
-    return dict(group.all_commands(main))
+    return dict(group.iter_commands(main))
 
 
 def children(pid):
@@ -34,31 +58,80 @@ def children(pid):
 
 
 @pytest.fixture(scope="session")
-def sample_images(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """``made_once(name, make)``: a folder that ``make`` filled, once for all processes of the test run; to be read."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made-once"
+
+    def made(name, make):
+        folder, done = place / name, place / f"{name}.done"
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(place / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def sample_images(made_once):
     """The sample set in small: 8 classes, 8 + 2 images each, odd files among them."""
-    folder = tmp_path_factory.mktemp("sample") / "images"
-    write_sample_set(folder, train_per_class=8, val_per_class=2, quiet=True)
-    return folder
+
+    def draw(folder):
+        write_sample_set(folder / "images", train_per_class=8, val_per_class=2, quiet=True)
+
+    return made_once("sample", draw) / "images"
 
 
 @pytest.fixture(scope="session")
-def sample_shards(sample_images, tmp_path_factory):
+def sample_shards(sample_images, made_once):
     """``sample_images`` as DATASET v1: ``train/`` and ``val/``."""
-    folder = tmp_path_factory.mktemp("shards")
-    for split in ("train", "val"):
-        list(shard_all(ShardRequest(source=sample_images / split, folder=folder / split), quiet=True))
-    return folder
+
+    def convert(folder):
+        for split in ("train", "val"):
+            list(shard_all(ShardRequest(source=sample_images / split, folder=folder / split), quiet=True))
+
+    return made_once("shards", convert)
 
 
 @pytest.fixture(scope="session")
-def trained_run(sample_shards, tmp_path_factory):
-    """A run folder: one epoch on ``sample_shards``, in this process."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    words = ["train", "--data", sample_shards, "--run", folder, "--devices", 1, "--device", "cpu", "--epochs", 1]
-    words += ["--width", 0.125, "--batch-size", 32, "--quiet"]
-    result = CliRunner().invoke(main, list(map(str, words)))
-    assert result.exit_code == 0, result.output
-    return folder
+def raw_shards(sample_images, made_once):
+    """The training split of ``sample_images``, without compression."""
+
+    def convert(folder):
+        encode = EncodeRecipe(encoding="raw")
+        list(
+            shard_all(ShardRequest(source=sample_images / "train", folder=folder / "train", encode=encode), quiet=True)
+        )
+
+    return made_once("raw-shards", convert) / "train"
+
+
+@pytest.fixture(scope="session")
+def trained_run(sample_shards, made_once):
+    """A run folder: one epoch on ``sample_shards``, in a test process."""
+
+    def train(folder):
+        words = ["train", "--data", sample_shards, "--run", folder / "tiny", "--devices", 1, "--device", "cpu"]
+        words += ["--epochs", 1, "--width", 0.125, "--batch-size", 32, "--quiet"]
+        result = CliRunner().invoke(main, list(map(str, words)))
+        assert result.exit_code == 0, result.output
+
+    return made_once("run", train) / "tiny"
+
+
+@pytest.fixture(scope="session")
+def short_run(sample_shards, made_once):
+    """A training of nine steps on two ranks that nothing disturbed; tests/faults/training.py has its command."""
+    from tests.faults import training
+
+    def train(folder):
+        training.finish(training.command(sample_shards, folder / "run"))
+
+    return made_once("undisturbed", train) / "run"
 
 
 @pytest.fixture(scope="session")

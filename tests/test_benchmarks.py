@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from sharding.machine import Machine
+from alexstream.core.machine import Machine
+from alexstream.core.measure import Ratio
+from alexstream.pipeline.decode import fused
 from tests.conftest import ROOT
-from trainer.bench.numbers import Ratio
 
 
 def benchmark(name, out, *options, most=("--most", "4")):
@@ -38,6 +39,12 @@ def test_conversion_says_what_is_not_installed(sample_images, tmp_path, monkeypa
     assert "img2dataset: not installed: run benchmarks/peers/install.py" in text
 
 
+def test_versions_compares_a_version_with_itself(sample_images, tmp_path):
+    options = ("--before", ROOT, "--images", sample_images, "--blocks", "1", "--seconds", "0.1")
+    text = benchmark("versions", tmp_path / "versions.md", *options)
+    assert "| CPU |" in text and "| wall |" in text
+
+
 def test_quality_compares_encodings(sample_images, tmp_path):
     text = benchmark("quality", tmp_path / "quality.md", "--images", sample_images)
     for row in ("| JPEG 95, 4:2:0 |", "| JPEG 100, 4:4:4 |", "| raw |", "| keep |"):
@@ -49,6 +56,14 @@ def test_opening_measures_both_orders(tmp_path):
     text = benchmark("opening", tmp_path / "opening.md", *options, most=())
     for row in ("## Order: global", "## Order: grouped", "| open, s |", "| stall at a border of epochs, ms |"):
         assert row in text
+
+
+def test_operator_threads_compares_two_ways_of_running_it(sample_shards, tmp_path):
+    if fused.find_operator_address() is None:
+        pytest.skip("fused.c was not compiled here")
+    options = ("--data", sample_shards / "train", "--batches", "2", "--warmup", "1", "--batch-size", "8")
+    text = benchmark("operator_threads", tmp_path / "threads.md", *options, most=())
+    assert "| images/s |" in text and "Both gave the same pixels" in text
 
 
 def test_stream_compares_ours_with_others_and_says_who_is_missing(sample_images, tmp_path, monkeypatch):
@@ -84,11 +99,11 @@ def test_a_ratio_may_lose_fifteen_per_cent_and_no_more(check):
 
 def test_ratios_that_were_written_are_kept_by_the_same_ones_and_lost_by_smaller_ones(check, capsys):
     def all_ratios(value):
-        return {name: Ratio.of([value], [1.0]) for name in check.RATIOS}
+        return {name: Ratio.from_rounds([value], [1.0]) for name in check.RATIOS}
 
     here = Machine.here()
     written = json.loads(check.text_of(all_ratios(2.0), here))
-    assert written["machine"] == here.line() and written["ratios"]["stream ÷ Pillow"]["median"] == 2.0
+    assert written["machine"] == here.to_text() and written["ratios"]["stream ÷ Pillow"]["median"] == 2.0
     assert check.verdict_of(all_ratios(1.9), here, written)
     assert "SLOWER" not in capsys.readouterr().out
     assert not check.verdict_of(all_ratios(1.6), here, written)
@@ -108,12 +123,13 @@ def test_pillows_batches_are_crops_of_the_stored_samples(check, sample_shards):
     assert batch.shape == (check.BATCH, 224, 224, 3) and batch.std() > 0
 
 
-def test_the_whole_set_runs_on_a_cpu_and_keeps_what_fails_as_a_row(tmp_path):
-    options = ("--device", "cpu", "--batch-sizes", "4", "--precisions", "bf16", "tf32", "--steps", "1")
-    options += ("--only", "stream, jpeg", "step, batch 4, tf32, 1", "step, batch 4, bf16, 2", "consumer, jpeg")
+def test_the_whole_set_runs_on_a_cpu_and_keeps_what_fails_as_a_row(sample_images, tmp_path):
+    options = ("--images", sample_images, "--device", "cpu", "--batch-sizes", "2", "--precisions", "bf16", "tf32")
+    options += ("--steps", "1", "--only", "stream, jpeg", "step, batch 2, tf32, 1", "step, batch 2, bf16, 2")
+    options += ("consumer, jpeg",)
     text = benchmark("whole_set", tmp_path / "whole.md", *options, most=())
-    for row in ("| stream, jpeg, batch 4, cpu | ", "| step, batch 4, bf16, 2 device(s) | "):
+    for row in ("| stream, jpeg, batch 2, cpu | ", "| step, batch 2, bf16, 2 device(s) | "):
         assert row in text
-    assert "% at most up to" in text and "| step, batch 4, tf32, 1 device(s) | FAILED: Error: --precision tf32" in text
+    assert "% at most up to" in text and "| step, batch 2, tf32, 1 device(s) | FAILED: Error: --precision tf32" in text
     kept = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
     assert len(kept) == text.count("\n| ") - 1

@@ -1,14 +1,20 @@
 """The command line: bad use gets one clear line and a non-zero exit; good use says what was made."""
 
 import json
+import os
+import re
 import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from cli import main
-from sharding import layout
+from alexstream.commands import group
+from alexstream.commands.main import main
+from alexstream.sharding.dataset_v1 import layout
 from tests.conftest import all_commands
 
 
@@ -48,7 +54,7 @@ def test_an_unknown_split_of_the_source(sample_images, tmp_path):
 
 @pytest.mark.parametrize("command", [("stats",), ("train", "--data"), ("evaluate", "--data")])
 def test_a_folder_that_is_no_data_set(command, tmp_path):
-    assert "no finished data set" in error_of(*command, tmp_path / "nowhere")
+    assert "not a finished data set" in error_of(*command, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("command", [("stats",), ("train", "--data")])
@@ -70,7 +76,7 @@ def test_more_gpus_than_there_are(sample_shards, tmp_path):
     if torch.cuda.device_count() >= 2:
         pytest.skip("this machine has two GPUs")
     line = error_of("train", "--data", sample_shards, "--device", "cuda", "--run", tmp_path / "run")
-    assert "GPUs" in line
+    assert re.search(r"this machine has (0 GPUs|1 GPU);", line)
 
 
 def test_a_missing_or_unknown_option_is_one_line_that_points_to_help():
@@ -201,3 +207,41 @@ def test_verify_tells_a_machine(sample_shards, tmp_path):
     (tmp_path / "val" / layout.MEAN).unlink()
     result = call("verify", tmp_path / "val", "--fast", "--json")
     assert result.exit_code == 1 and layout.MEAN in json.loads(result.stdout)["findings"][0]["problem"]
+
+
+def test_a_caller_in_its_own_process_gets_its_signals_back():
+    """As a notebook, which goes on after the command."""
+    before, heard = signal.getsignal(signal.SIGTERM), []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append("the caller"))
+    try:
+        mine = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        for words in (["--version"], ["no-such-command"]):
+            with suppress(SystemExit):
+                main(words)
+            assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == mine
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == ["the caller"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_command_in_a_thread_leaves_signals_alone():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(main, ["--version"]).result()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cli.py", "cli.py info shards/ and torchrun -- cli.py train in cli.py"),
+        ("alexstream", "alexstream info shards/ and torchrun -m alexstream train in cli.py"),
+        ("python -m alexstream", "python -m alexstream info shards/ and torchrun -m alexstream train in cli.py"),
+    ],
+)
+def test_commands_in_texts_are_those_of_the_program_that_was_started(name, said):
+    context = click.Context(main, info_name=name)
+    text = "cli.py info shards/ and torchrun -- cli.py train in cli.py"
+    assert group.name_program(text, context) == said
+    for command in main.commands.values():
+        helped = command.get_help(click.Context(command, parent=context, info_name=command.name))
+        assert ("cli.py" in helped) is (name == "cli.py" and "Example" in helped), helped

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 def completed(words, position):
     """What bash would offer."""
-    code = "from cli import main; main(prog_name='alexstream')"
+    code = "from alexstream.commands.main import main; main(prog_name='alexstream')"
     asked = {"_ALEXSTREAM_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
     environment = os.environ | asked | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

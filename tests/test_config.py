@@ -2,27 +2,28 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from cli import main
-from commands.group import command, effective_config
-from commands.options import PLACE
+from alexstream.commands.group import command, format_effective_config
+from alexstream.commands.main import main
+from alexstream.commands.options import LOCATION_PARAM
 from tests.conftest import all_commands
 
 
 @command("probe")
 @click.option("--count", default=3, type=click.IntRange(1))
 @click.option("--name", default=None)
-@click.option("--place", type=PLACE, required=True)
+@click.option("--place", type=LOCATION_PARAM, required=True)
 @click.option("--flag", is_flag=True)
 @click.option("--many", "of_them", multiple=True, type=float)
 @click.pass_context
 def probe(context, **_):
     """A command with an option of each kind."""
-    click.echo(effective_config(context))
+    click.echo(format_effective_config(context))
 
 
 def shown(*words):
@@ -32,12 +33,12 @@ def shown(*words):
 
 
 def test_the_file_goes_before_defaults_and_what_is_typed_before_the_file(tmp_path):
-    path = tmp_path / "run.toml"
+    path, here = tmp_path / "run.toml", str(Path("here").absolute())
     path.write_text('count = 5\nplace = "here"\nflag = true\nmany = [1, 2.5]\n')
-    assert shown("--config", path) == {"count": 5, "place": "here", "flag": True, "many": [1.0, 2.5]}
+    assert shown("--config", path) == {"count": 5, "place": here, "flag": True, "many": [1.0, 2.5]}
     assert shown("--config", path, "--count", 7, "--many", 4)["count"] == 7
     assert shown("--count", 7, "--many", 4, "--config", path)["many"] == [4.0]
-    assert shown("--place", "x") == {"count": 3, "place": "x", "flag": False}
+    assert shown("--place", "/x") == {"count": 3, "place": "/x", "flag": False}
 
 
 def test_what_is_shown_can_be_read_again(tmp_path):
@@ -56,7 +57,7 @@ def test_what_is_shown_can_be_read_again(tmp_path):
         ("tanh = 1", "tanh is 1, expected true or false"),
         ("epochs = [1, 2]", "epochs is [1, 2], expected one value"),
         ("[train]\nepochs = 1", "has no option 'train'"),
-        ("epochs = ", "no TOML file that can be read"),
+        ("epochs = ", "cannot be read as TOML"),
         ("config = 'other.toml'", "has no option 'config'"),
     ],
 )
@@ -76,6 +77,33 @@ def test_every_command_with_options_takes_a_file():
     for name, found in all_commands().items():
         names = {word for option in found.params for word in option.opts}
         assert "--config" in names or not any(n.startswith("--") for n in names) or hasattr(found, "commands"), name
+
+
+def test_a_resumed_run_has_the_options_that_it_had_and_those_that_are_typed(sample_shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(sample_shards.parent)
+    small = ["--devices", 1, "--device", "cpu", "--batch-size", 32, "--width", 0.125, "--no-lrn", "--quiet"]
+
+    def train(*words):
+        return CliRunner().invoke(main, list(map(str, ["train", "--run", tmp_path / "run", *words])))
+
+    assert train("--data", sample_shards.name, "--epochs", 1, *small).exit_code == 0
+    first = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert first["data"] == str(sample_shards), "a relative path means nothing in another folder"
+    monkeypatch.chdir(tmp_path)
+    result = train("--resume", "--epochs", 2, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text()) == {**first, "epochs": 2}
+    result = train("--resume", "--epochs", 3, "--seed", 9, "--batch-size", 16, "--lr", 0.5)
+    assert result.exit_code == 1
+    wrong = "made with seed = 1 and batch_size = 32 and learning_rate = 0.01, but this run has 9 and 16 and 0.5; "
+    assert wrong in result.output
+
+
+def test_a_run_that_names_no_data_is_an_error_that_names_the_option(tmp_path):
+    result = CliRunner().invoke(main, ["train"])
+    assert result.exit_code == 2 and "Missing option '--data'" in result.output
+    result = CliRunner().invoke(main, ["train", "--resume", "--run", str(tmp_path)])
+    assert result.exit_code == 2 and "has no config.toml that names its data; give --data" in result.output
 
 
 def test_a_run_keeps_its_options_and_can_be_done_again_from_them(sample_shards, tmp_path):

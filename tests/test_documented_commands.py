@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from pipeline import doctor
-from sharding.pack import ShardRequest, shard_all
+from alexstream.pipeline import doctor
+from alexstream.sharding.pack import shard_all
+from alexstream.sharding.split_plans import ShardRequest
 from tests.sharding.miniature import write_archives
 from tests.test_cli import call
 from tests.test_docs import COMMANDS
@@ -70,6 +71,10 @@ def typed(line, world, bucket, number):
     if name == "train":
         words += [] if "--run" in words else ["--run", f"runs/{number}"]
         words += ["--epochs", "2" if "--resume" in words else "1"]
+    if name == "sample":  # its folder is in the world already, and one with files in it is refused
+        words += ["--out", f"made/{number}"]
+    if "--val-share" in words:  # a folder without a validation split
+        words += ["--src", "photos/train"]
     if name == "shard" and "/data/" not in line:
         words += ["--out", f"{bucket}/{number}" if any(bucket in word for word in words) else f"made/{number}"]
     return [*words, *map(str, SHORT.get(name, ()))]

@@ -1,4 +1,7 @@
-"""shard → stats → train → evaluate as a user calls them, in real processes: two gloo ranks, one device, resume."""
+"""shard → stats → train → evaluate as a user calls them, in processes of their own: two gloo ranks, one device, resume.
+
+The first training is started as a user does; what comes after it is forked (tests/forks.py).
+"""
 
 import json
 import signal
@@ -10,19 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexstream.trainer import checkpoint as checkpoints
+from tests import forks
 from tests.conftest import ROOT, children
-from trainer import checkpoint as checkpoints
 
 SMALL = ("--width", "0.125")  # what is tried here is not the arithmetic
 
 
 def alexstream(*words):
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = forks.run(words, forked_ranks=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def training(shards, run, *words):
+    return ("train", "--data", shards, "--run", run, "--batch-size", 32, "--log-every", 1, *SMALL, *words)
 
 
 def train(shards, run, *words):
-    return alexstream("train", "--data", shards, "--run", run, "--batch-size", 32, "--log-every", 1, *SMALL, *words)
+    return alexstream(*training(shards, run, *words))
 
 
 def metrics(run):
@@ -37,7 +46,8 @@ def losses(run):
 def two_ranks(sample_shards, tmp_path_factory):
     """Two epochs (67 images in batches of 32: 5 steps) on two ranks."""
     run = tmp_path_factory.mktemp("runs") / "two"
-    return run, train(sample_shards, run, "--epochs", 2)
+    words = [sys.executable, ROOT / "cli.py", *training(sample_shards, run, "--epochs", 2)]
+    return run, subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True, timeout=300)
 
 
 def test_a_step_line_has_loss_speed_and_data_wait(two_ranks):
@@ -56,7 +66,7 @@ def test_a_run_that_is_resumed_has_the_numbers_of_the_undisturbed_one(two_ranks,
     train(sample_shards, tmp_path / "run", "--epochs", 1)
     train(sample_shards, tmp_path / "run", "--epochs", 2, "--resume")
     assert losses(tmp_path / "run") == losses(two_ranks[0])
-    whole, resumed = (checkpoints.load(run) for run in (two_ranks[0], tmp_path / "run"))
+    whole, resumed = (checkpoints.load_checkpoint(run) for run in (two_ranks[0], tmp_path / "run"))
     for name in whole.parameters:
         assert torch.equal(whole.parameters[name], resumed.parameters[name]), name
         assert torch.equal(whole.velocity[name], resumed.velocity[name]), name

@@ -9,12 +9,15 @@ from pathlib import Path
 from site import getsitepackages as site_packages
 
 import pytest
+import torch
 
-from sharding.layout import EncodeRecipe
-from sharding.pack import ShardRequest, shard
+from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.split_plans import ShardRequest
 from tests.conftest import ROOT
 
-LIBRARY = ROOT / "docs" / "library.md"
+LIBRARY, HOME = ROOT / "docs" / "library.md", ROOT / "docs" / "index.md"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def kept(sample_images, tmp_path_factory):
         request = ShardRequest(
             source=sample_images / split, folder=folder / split, encode=EncodeRecipe(encoding="keep")
         )
-        shard(request, quiet=True)
+        shard_split(request, quiet=True)
     return folder
 
 
@@ -57,9 +60,13 @@ optimizer, criterion = torch.optim.SGD(model.parameters(), 1e-4), nn.CrossEntrop
 """
 
 
+def python_of(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def blocks(library=None):
     """The page's pieces that need no other library, or those that import ``library``."""
-    pieces = re.findall(r"^```python\n(.*?)^```", LIBRARY.read_text(), re.MULTILINE | re.DOTALL)
+    pieces = python_of(LIBRARY)
     others = {piece: re.findall(r"^import (lightning|accelerate)", piece, re.MULTILINE) for piece in pieces}
     return [piece for piece in pieces if others[piece] == ([library] if library else [])]
 
@@ -81,8 +88,21 @@ def without_torchvision(folder):
 
 
 def test_every_piece_of_python_in_the_library_page_runs(sample_shards, tmp_path):
-    assert len(blocks()) == 5
+    assert len(blocks()) == 6
     run_pieces(blocks(), sample_shards, tmp_path)
+
+
+def test_the_ten_lines_of_the_home_page_are_a_whole_program(sample_shards, tmp_path):
+    (program,) = python_of(HOME)
+    assert len([line for line in program.splitlines() if line]) == 10
+    (tmp_path / "shards").symlink_to(sample_shards)
+    saving = '\ntorch.save({"model": model.state_dict(), "loader": loader.state_dict()}, "checkpoint.pt")\n'
+    (tmp_path / "program.py").write_text(program + saving)
+    python(tmp_path / "program.py", cwd=tmp_path)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    whole_batches = load_manifest(sample_shards / "train").num_samples // 16
+    assert saved["loader"]["step"] == 2 * whole_batches > 2
+    assert all(values.isfinite().all() for values in saved["model"].values())
 
 
 @pytest.mark.parametrize("library", ["lightning", "accelerate"])

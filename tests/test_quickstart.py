@@ -6,9 +6,9 @@ After a change that is meant to show: ``ALEXSTREAM_RECORD=1 pytest tests/test_qu
 import os
 import re
 import shlex
-import subprocess
 import sys
 
+from tests import forks
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "quickstart.md"
@@ -23,13 +23,11 @@ def session(text):
             yield command, answer
 
 
-def answer(command, folder):
-    """What a command says on stdout, in a fresh process."""
+def answer(command):
+    """What a command says on stdout, in a process of its own."""
     program, *words = shlex.split(command)
     assert program == "alexstream"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *words], cwd=folder, capture_output=True, text=True, timeout=600
-    )
+    done = forks.run(words, timeout=600, forked_ranks=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     said = done.stdout.replace(sys.executable, ".venv/bin/python").rstrip("\n")
     return f"{said}\n" if said else ""
@@ -46,11 +44,12 @@ def form(command, said, classes):
     return [re.sub(r"\s+", " ", line).strip() for line in said.splitlines()]
 
 
-def test_the_first_ten_minutes(tmp_path):
+def test_the_first_ten_minutes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     text = PAGE.read_text()
     recorded, happened = list(session(text)), []
     for command, _ in recorded:
-        happened.append((command, answer(command, tmp_path)))
+        happened.append((command, answer(command)))
     classes = sorted(path.name for path in (tmp_path / "photos" / "train").iterdir() if path.is_dir())
     for name in ("stats.png", "preview.png", "runs/first/report.html"):
         assert (tmp_path / name).stat().st_size > 1000

@@ -1,5 +1,5 @@
-"""Stage 3: batches in; checkpoints and reports out.
+"""Stage 3: train and evaluate the two-column AlexNet of Krizhevsky, Sutskever and Hinton (2012).
 
-The two-column AlexNet of Krizhevsky, Sutskever and Hinton (2012), one process per device. Takes any
-iterable of ``pipeline.batch.Batch`` and never loads DALI itself.
+Reads batches (``pipeline.batch.Batch``) from any source that provides them, without loading DALI itself; writes
+checkpoints, metrics and pictures. Each device has one process.
 """

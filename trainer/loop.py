@@ -1,6 +1,6 @@
-"""The training loop of one rank: steps, validation after every epoch, checkpoints, exact resume.
+"""Training loop of one rank: steps, validation after every epoch, checkpoints, exact resume.
 
-Called by ``launch`` in every rank with the same arguments; all ranks take the same steps.
+Runs in every rank with the same arguments; all ranks take the same steps.
 """
 
 from __future__ import annotations
@@ -9,55 +9,62 @@ import math
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.batch import Batch, DataFacts, TrainingData
-from trainer import checkpoint as checkpoints
-from trainer.checkpoint import Checkpoint
-from trainer.errors import TrainError
-from trainer.evaluate import Score, evaluate
-from trainer.geometry import num_parameters
-from trainer.launch import Rank
-from trainer.learner import Learner
-from trainer.metrics import Meter, Recorder, StepResult
-from trainer.recipe import Phase, Recipe
-from trainer.schedule import phase_after
-from trainer.start import RunOptions, start_parameters
-from trainer.verdict import Balance
-from trainer.waiting import LONG_S, Waiting
+from alexstream.core.text import count_of
+from alexstream.pipeline.batch import Batch, DataFacts, TrainingData
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.checkpoint import Checkpoint
+from alexstream.trainer.distributed.launch import Rank, make_run_setting
+from alexstream.trainer.distributed.watchdog import FIRST_REPORT_S, StallWatchdog
+from alexstream.trainer.errors import TrainError
+from alexstream.trainer.evaluation.evaluate import Score, Totals, count_results
+from alexstream.trainer.metrics import ProgressMeter, Recorder, StepResult
+from alexstream.trainer.network.geometry import count_parameters
+from alexstream.trainer.optim.schedule import choose_phase
+from alexstream.trainer.recipe import Phase, Recipe
+from alexstream.trainer.run_setup import RunOptions, load_start_parameters
+from alexstream.trainer.train_step import Learner
+from alexstream.trainer.verdict import StepTimes
 
-NO_LIGHTING = "-no-lighting"  # of an augmentation's name
-DIVERGED = 10.0  # times the loss of guessing
+NO_LIGHTING_SUFFIX = "-no-lighting"  # suffix of an augmentation's name
+DIVERGENCE_FACTOR = 10.0  # a mean loss this many times that of guessing ends the run
 
 
-def last_step(epoch: int, facts: DataFacts) -> int:
-    """The number of steps after which every sample came ``epoch`` times."""
+def last_step_of_epoch(epoch: int, facts: DataFacts) -> int:
+    """Return the number of steps after which every sample has been read ``epoch`` times."""
     return -(-epoch * facts.num_train // facts.batch_size)
 
 
 def train(rank: Rank, data: TrainingData, options: RunOptions) -> None:
-    """Train to the end of the last epoch. Every rank of the run calls this."""
+    """Train to the end of the last epoch. Every rank of the run calls this.
+
+    Args:
+        rank: This process's columns and device.
+        data: Where the batches come from.
+        options: How long the run lasts and what it leaves.
+    """
     trainer = Trainer(rank, data, options)
     try:
         trainer.run()
     finally:
-        trainer.waiting.close()
+        trainer.watchdog.close()
         trainer.recorder.close()
 
 
 class Trainer:
-    """The state of one rank's run."""
+    """The state of one rank's run, new or, to resume, from the newest checkpoint."""
 
     def __init__(self, rank: Rank, data: TrainingData, options: RunOptions) -> None:
-        """Start anew, or from the newest checkpoint if the options say resume."""
         self.rank, self.data, self.options = rank, data, options
         self.facts = data.facts()
-        restored = checkpoints.restore(options.folder) if options.resume else None
+        restored = checkpoints.restore_checkpoint(options.folder) if options.resume else None
         state = restored.state if restored else None
         self.step = state.step if state else 0
-        self.errors = list(state.errors) if state else []
-        start = state.parameters if state else start_parameters(options, self.facts)
+        self.val_errors = list(state.errors) if state else []
+        start = state.parameters if state else load_start_parameters(options, self.facts)
         self.learner = Learner(
             rank,
             options.recipe,
@@ -69,35 +76,37 @@ class Trainer:
         )
         folder = options.folder if rank.is_main else None
         self.recorder = Recorder(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
-        self.waiting = Waiting(f"rank {rank.columns.part.index}", min(LONG_S, options.timeout_s / 2))
-        self._unread: StepResult | None = None
-        self._balance = Balance()
+        self.watchdog = rank.columns.watchdog or StallWatchdog("rank 0", min(FIRST_REPORT_S, options.timeout_s / 2))
+        self._pending: StepResult | None = None
+        self._step_times = StepTimes()
 
     def run(self) -> None:
-        """Train epoch by epoch from where the state stands."""
-        self.recorder.say(self._opening())
-        if len(self.errors) >= self.options.epochs:
-            self.recorder.say(
-                f"nothing to do: epoch {len(self.errors)} of {self.options.epochs} is finished", result=True
+        """Train the epochs that are left."""
+        self.recorder.print_line(self._describe_run())
+        if len(self.val_errors) >= self.options.epochs:
+            self.recorder.print_line(
+                f"nothing to do: epoch {len(self.val_errors)} of {self.options.epochs} is finished", result=True
             )
+        self._count_step()
         lighting, batches = None, None
-        while len(self.errors) < self.options.epochs:
-            phase = phase_after(self.errors, self.options.recipe)
+        while len(self.val_errors) < self.options.epochs:
+            phase = choose_phase(self.val_errors, self.options.recipe)
             if batches is None or phase.lighting != lighting:
-                lighting, batches = phase.lighting, self._batches(phase.lighting)
-            self._epoch(batches, phase)
-        verdict = self._balance.verdict()
+                lighting, batches = phase.lighting, self._open_stream(phase.lighting)
+            if not self._train_epoch(batches, phase):
+                return
+        verdict = self._step_times.verdict()
         if verdict is not None:
-            self.recorder.say(verdict.line(), result=True)
+            setting = make_run_setting(self.rank, self.options.precision, self.data)
+            self.recorder.print_line(verdict.to_text(setting), result=True)
 
-    def _batches(self, lighting: bool) -> Iterator[Batch]:
+    def _open_stream(self, lighting: bool) -> Iterator[Batch]:
         columns, name = self.rank.columns, self.facts.augmentation
-        if not lighting and name != "none" and not name.endswith(NO_LIGHTING):
-            name += NO_LIGHTING
-        exchange = self.waiting.exchange(columns.exchange)
-        return self.data.training(self.step, columns.part, exchange, self.rank.device, augmentation=name)
+        if not lighting and name != "none" and not name.endswith(NO_LIGHTING_SUFFIX):
+            name += NO_LIGHTING_SUFFIX
+        return self.data.training(self.step, columns.batch_slice, columns.exchange, self.rank.device, augmentation=name)
 
-    def _opening(self) -> str:
+    def _describe_run(self) -> str:
         facts, columns, options = self.facts, self.rank.columns, self.options
         ranks = "1 process holds both columns" if columns.count == 1 else f"{columns.count} ranks, one column each"
         if options.recipe.columns == 1:
@@ -112,37 +121,51 @@ class Trainer:
         )
         return (
             f"{ranks}, on {self.rank.device.type}{backend}, {options.precision}; recipe {recipe}; "
-            f"{num_parameters(len(facts.classes), options.recipe):,} parameters; "
-            f"{facts.num_train:,} training and {facts.num_val:,} validation images of {len(facts.classes)} classes; "
+            f"{count_parameters(len(facts.classes), options.recipe):,} parameters; "
+            f"{facts.num_train:,} training and {count_of(facts.num_val, 'validation image')} of "
+            f"{count_of(len(facts.classes), 'class', 'classes')}; "
             f"augmentation {facts.augmentation}, order {facts.order}; "
-            f"{decoded}; from step {self.step} to {last_step(options.epochs, facts)}"
+            f"{decoded}; from step {self.step} to {last_step_of_epoch(options.epochs, facts)}"
         )
 
-    def _epoch(self, batches: Iterator[Batch], phase: Phase) -> None:
-        epoch = len(self.errors)
-        meter = Meter(self.options.log_every, last_step(self.options.epochs, self.facts) - self.step)
-        while self.step < last_step(epoch + 1, self.facts):
-            self._one_step(batches, phase, meter)
-            every = self.options.checkpoint_every
-            if every and self.step % every == 0 and self.step < last_step(epoch + 1, self.facts):
-                self._read(meter)
-                self._save()
-        self._read(meter)
-        self._end_epoch(phase)
+    def _count_step(self) -> bool:
+        """Tell the processes of this machine how far this rank is; return whether it is to stop here."""
+        stop = self.rank.stop
+        return stop is not None and stop.advance(self.rank.columns.index, self.step)
 
-    def _one_step(self, batches: Iterator[Batch], phase: Phase, meter: Meter) -> None:
+    def _train_epoch(self, batches: Iterator[Batch], phase: Phase) -> bool:
+        """Train what is left of an epoch, and validate. Returns False if the run was asked to stop, and is saved."""
+        epoch = len(self.val_errors)
+        meter = ProgressMeter(self.options.log_every, last_step_of_epoch(self.options.epochs, self.facts) - self.step)
+        while self.step < last_step_of_epoch(epoch + 1, self.facts):
+            self._train_step(batches, phase, meter)
+            if self._count_step():
+                self._flush(meter)
+                self._save_checkpoint()
+                return False
+            every = self.options.checkpoint_every
+            if every and self.step % every == 0 and self.step < last_step_of_epoch(epoch + 1, self.facts):
+                self._flush(meter)
+                self._save_checkpoint()
+        self._flush(meter)
+        self._end_epoch(phase)
+        return True
+
+    def _train_step(self, batches: Iterator[Batch], phase: Phase, meter: ProgressMeter) -> None:
+        self.recorder.require_written()
         start, start_cpu = time.perf_counter(), time.process_time()
-        with self.waiting.on(f"the data of step {self.step + 1}; the disk or the object store gives none"):
+        with self.watchdog.watch(f"the data of step {self.step + 1}; the disk or the object store gives none"):
             batch = next(batches)
         waited = time.perf_counter() - start
         measured = self.learner.step(batch, self.step, phase)
         self.step += 1
-        # Read one step later: a GPU goes on working meanwhile.
-        previous, self._unread = (
-            self._unread,
+        # Record the result of the step before only now: reading a result waits for the GPU, which by now has this
+        # step's work to go on with.
+        previous, self._pending = (
+            self._pending,
             StepResult(
                 step=self.step,
-                epoch=len(self.errors) + 1,
+                epoch=len(self.val_errors) + 1,
                 phase=phase,
                 images=self.facts.batch_size,
                 measured=measured,
@@ -153,83 +176,86 @@ class Trainer:
             ),
         )
         if previous is not None:
-            self._take(previous, meter, until_s=start, until_cpu_s=start_cpu)
+            self._record(previous, meter, until_s=start, until_cpu_s=start_cpu)
 
-    def _read(self, meter: Meter) -> None:
-        """Take the result of the step that is still unread."""
-        if self._unread is not None:
-            result, self._unread = self._unread, None
-            self._take(result, meter, until_s=time.perf_counter(), until_cpu_s=time.process_time())
+    def _flush(self, meter: ProgressMeter) -> None:
+        """Record the result of the last step, if that is still pending."""
+        if self._pending is not None:
+            result, self._pending = self._pending, None
+            self._record(result, meter, until_s=time.perf_counter(), until_cpu_s=time.process_time())
 
-    def _take(self, result: StepResult, meter: Meter, until_s: float, until_cpu_s: float) -> None:
+    def _record(self, result: StepResult, meter: ProgressMeter, until_s: float, until_cpu_s: float) -> None:
         loss, accuracy = result.measured.tolist()
         elapsed, busy = until_s - result.start_s, (until_cpu_s - result.start_cpu_s) / torch.get_num_threads()
         self.recorder.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
-        self._balance.add(elapsed_s=elapsed, wait_s=result.wait_s, busy_s=busy, stages=result.stages)
-        self._require_sane(result, meter.mean_loss() if math.isfinite(loss) else loss)
+        self._step_times.add(elapsed_s=elapsed, wait_s=result.wait_s, busy_s=busy, stages=result.stages)
+        self._check_loss(result, meter.mean_loss() if math.isfinite(loss) else loss)
         if meter.is_due():
-            total = last_step(self.options.epochs, self.facts)
-            self.recorder.say(
+            total = last_step_of_epoch(self.options.epochs, self.facts)
+            self.recorder.print_line(
                 f"epoch {result.epoch}/{self.options.epochs}  step {result.step}/{total}  lr {result.phase.rate:g}  "
-                f"{meter.line()}"
+                f"{meter.to_text()}"
             )
 
-    def _require_sane(self, result: StepResult, loss: float) -> None:
-        remedy = "the last checkpoint is intact: start again with a smaller --lr"
+    def _check_loss(self, result: StepResult, loss: float) -> None:
+        remedy = "the last checkpoint is intact: start again with a smaller `learning_rate`"
         if not math.isfinite(loss):
             raise TrainError(f"the loss is not a number at step {result.step}; {remedy}")
         guessing = math.log(max(2, len(self.facts.classes)))
-        if loss > DIVERGED * guessing:
+        if loss > DIVERGENCE_FACTOR * guessing:
             raise TrainError(
                 f"the loss diverges: {loss:.1f} around step {result.step}, and guessing gives {guessing:.1f}; {remedy}"
             )
 
     def _end_epoch(self, phase: Phase) -> None:
-        epoch = len(self.errors) + 1
+        epoch = len(self.val_errors) + 1
         line = f"epoch {epoch}/{self.options.epochs}  step {self.step}  lr {phase.rate:g}"
         score = self._validate()
-        if score is None:
-            self.errors.append(float("nan"))
-            self.recorder.say(f"{line}  no validation split", result=True)
-        else:
-            self.errors.append(1.0 - score.top1)
+        self.val_errors.append(float("nan") if score is None else 1.0 - score.top1)
+        if score is not None:
             self.recorder.epoch(epoch=epoch, step=self.step, score=score)
-            self.recorder.say(f"{line}  {score.line()}", result=True)
-        self._save()
+        self._save_checkpoint()
+        self.recorder.print_line(f"{line}  {score.to_text() if score else 'no validation split'}", result=True)
 
     def _validate(self) -> Score | None:
         if self.facts.num_val == 0:
             return None
         columns = self.rank.columns
-        exchange = self.waiting.exchange(columns.exchange)
-        batches = self.data.validation(columns.part, exchange, self.rank.device)
-        batches = self.waiting.each(batches, "the data of the validation; the disk or the object store gives none")
-        if columns.replicas == 1:
-            return evaluate(self.learner.model, batches)
-        try:
-            mine = evaluate(self.learner.model, batches)
-        except ValueError:  # all that came to this replica was padding
-            mine = Score(num_images=0, loss=0.0, top1=0.0, top5=0.0)
-        sums = torch.tensor([1.0, mine.loss, mine.top1, mine.top5], dtype=torch.float64) * mine.num_images
-        sums = sums.to(self.rank.device)
-        dist.all_reduce(sums, group=columns.replica_group)
-        count, loss, top1, top5 = sums.tolist()
-        return Score(num_images=round(count), loss=loss / count, top1=round(top1) / count, top5=round(top5) / count)
+        batches = self.data.validation(columns.batch_slice, columns.exchange, self.rank.device)
+        batches = self.watchdog.each(batches, "the data of the validation; the disk or the object store gives none")
+        if self.rank.stop is not None:
+            batches = self.rank.stop.count(columns.index, batches)
+        mine = count_results(self.learner.model, batches).totals(len(self.facts.classes))
+        return self._sum_over_replicas(mine).score()
 
-    def _save(self) -> None:
-        """Join both columns' shares on the main rank and write them."""
+    def _sum_over_replicas(self, mine: Totals) -> Totals:
+        """Sum the counts of all replicas; one may have had nothing but padding."""
+        columns, device = self.rank.columns, self.rank.device
+        if columns.replicas == 1:
+            return mine
+        loss = torch.tensor(mine.loss, dtype=torch.float64, device=device)
+        counts = torch.from_numpy(np.append(mine.places_2T.ravel(), mine.num_images)).to(device)
+        with columns.wait_for("another replica's validation"):
+            for sums in (loss, counts):
+                dist.all_reduce(sums, group=columns.replica_group)
+        *places, num_images = counts.tolist()
+        return Totals(num_images=num_images, loss=loss.item(), places_2T=np.array(places).reshape(2, -1))
+
+    def _save_checkpoint(self) -> None:
+        """Gather both columns' shares on the main rank, which writes a checkpoint."""
         if self.rank.columns.replica > 0:
             return
         parameters, velocity = self.learner.state()
         if self.rank.is_main:
             state = Checkpoint(
                 step=self.step,
-                errors=tuple(self.errors),
+                errors=tuple(self.val_errors),
                 recipe=self.options.recipe,
-                data=checkpoints.checkpoint_data(self.facts),
+                data=checkpoints.make_checkpoint_data(self.facts),
                 parameters=parameters,
                 velocity=velocity,
             )
-            path = checkpoints.save(self.options.folder, state, self.options.keep)
-            self.recorder.say(f"checkpoint {path}")
+            path = checkpoints.save_checkpoint(self.options.folder, state, self.options.keep)
+            self.recorder.print_line(f"checkpoint {path}")
+            self.recorder.require_written()  # after the checkpoint, so that a full metrics disk loses no training

@@ -39,7 +39,7 @@ class PillowSample:
         """Decode if need be, and finish."""
         from PIL import Image
 
-        image = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
+        image = Image.open(io.BytesIO(image), formats=("JPEG",)) if isinstance(image, bytes) else image
         window = crop_and_flip(np.asarray(image.convert("RGB")))
         finished = np.empty((3, CROP, CROP), np.float32)
         finished[...] = window.transpose(2, 0, 1)

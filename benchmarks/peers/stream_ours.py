@@ -9,7 +9,7 @@ def stream(stored: Stored, augmentation: str = "paper") -> Stream:
     """``ShardedData.training`` on the shards."""
     import torch
 
-    from pipeline.loader import ShardedData
+    from alexstream.pipeline.stream import ShardedData
 
     torch.set_num_threads(1)
     data = ShardedData(train=stored.shards, batch_size=BATCH, num_threads=THREADS, augmentation=augmentation)

@@ -46,16 +46,16 @@ class Entry:
 
 def ours(resize_filter: str, images: Sequence[Path]) -> Tool:
     """What a worker of ``cli.py shard`` does with its job: everything from the file to the published shard."""
-    from sharding.convert import ShardJob, convert_shard
-    from sharding.image import prepare
-    from sharding.layout import EncodeRecipe
-    from sharding.listing import images as records
-    from sharding.pack import ShardRequest, plans
+    from alexstream.sharding.convert import ShardJob, convert_shard
+    from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+    from alexstream.sharding.images.decode import prepare_image
+    from alexstream.sharding.listing import iter_images as records
+    from alexstream.sharding.split_plans import ShardRequest, plan_splits
 
     root = images[0].parent.parent
     recipe = EncodeRecipe(resize_filter=resize_filter, quality=QUALITY, chroma=CHROMA, size_px=SIZE)
     raw = EncodeRecipe(resize_filter=resize_filter, encoding="raw", size_px=SIZE)
-    listing = next(iter(plans(ShardRequest(source=root, folder=root)))).listing
+    listing = next(iter(plan_splits(ShardRequest(source=root, folder=root.with_name("shards"))))).listing
     row_of = {root / record.path: i for i, record in enumerate(records(listing.table, listing.classes))}
 
     def block(paths: Sequence[Path], folder: Path) -> None:
@@ -75,7 +75,9 @@ def ours(resize_filter: str, images: Sequence[Path]) -> Tool:
         if outcome.refused:
             raise RuntimeError(f"refused: {outcome.refused[0]}")
 
-    return Tool(block, lambda data: prepare(data, raw).pixels_HWC, lambda data: prepare(data, recipe).content)
+    return Tool(
+        block, lambda data: prepare_image(data, raw).pixels_HWC, lambda data: prepare_image(data, recipe).content
+    )
 
 
 def pillow(resize_filter: str, images: Sequence[Path]) -> Tool:
@@ -86,7 +88,7 @@ def pillow(resize_filter: str, images: Sequence[Path]) -> Tool:
     resampling = Image.Resampling[resize_filter.upper()]
 
     def square(data: bytes) -> Image.Image:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG")).convert("RGB")
         scale = SIZE / min(image.size)
         width, height = (max(SIZE, round(side * scale)) for side in image.size)
         left, top = (width - SIZE) // 2, (height - SIZE) // 2
@@ -154,7 +156,7 @@ def ffcv(images: Sequence[Path]) -> Tool:
     cv2.setNumThreads(1)
 
     def square(file: Any) -> Image.Image:
-        image = Image.open(file).convert("RGB")
+        image = Image.open(file, formats=("JPEG", "PNG")).convert("RGB")
         side = min(image.size)
         left, top = ((length - side) // 2 for length in image.size)
         return image.crop((left, top, left + side, top + side))

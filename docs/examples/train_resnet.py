@@ -17,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipeline.batch import Part  # alexstream
-from pipeline.loader import ShardedData  # alexstream
+from alexstream import ShardedData  # alexstream
+from alexstream.core.limits import count_cores  # alexstream
+from alexstream.pipeline.batch import BatchSlice  # alexstream
 
 
 def block(inputs, outputs, stride):
-    """Two 3 × 3 convolutions and the shortcut around them (He et al., 2016)."""
+    """Make two 3 × 3 convolutions and the shortcut around them (He et al., 2016)."""
     layers = [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
     layers += [nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)]
     shortcut = nn.Identity()
@@ -45,7 +46,10 @@ class Residual(nn.Module):
 
 
 def resnet18(num_classes, width=64):
-    """As torchvision's; use that one if it is installed: ``torchvision.models.resnet18(num_classes=…)``."""
+    """Make the network that torchvision has; use that one if it is installed:
+
+    ``torchvision.models.resnet18(num_classes=…)``.
+    """
     stem = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     sizes = [width, width, 2 * width, 4 * width, 8 * width]
     blocks = [
@@ -79,16 +83,16 @@ def main():
     parser.add_argument("--checkpoint", type=Path, default=Path("resnet.pt"))
     args = parser.parse_args()
 
-    part, device = Part(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    part, device = BatchSlice(), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" in os.environ:  # torchrun
         dist.init_process_group()
-        part = Part(index=dist.get_rank(), count=dist.get_world_size())  # alexstream
+        part = BatchSlice(index=dist.get_rank(), count=dist.get_world_size())  # alexstream
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.type == "cuda" else device
     torch.manual_seed(0)
 
     data = ShardedData(  # alexstream
         train=args.data / "train", val=args.data / "val", batch_size=args.batch_size, augmentation="inception",
-        num_threads=len(os.sched_getaffinity(0)),
+        num_threads=count_cores(),
     )  # fmt: skip
     loader = data.loader(part, device)  # alexstream: images and labels on the device, a length, a state
     model = resnet18(len(data.facts().classes), args.width).to(device)

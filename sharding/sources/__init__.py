@@ -1,7 +1,7 @@
-"""Every form in which images and labels come, read where they lie: nothing is unpacked, nothing is copied.
+"""Detect and list every supported form of images and labels, and read the images in place.
 
-``recognise`` decides by content what a source is and gives, split by split, what ``sharding.listing`` makes columns
-of; ``reading`` gives the bytes of one image to a worker process. One module a form: ``folder``, ``flat_val``,
-``archives``, ``kaggle``, ``parquet``, ``webdataset``; what they share: ``place`` (files), ``tar_walk`` (tars),
-``devkit`` (labels of the validation images), ``ilsvrc`` (facts), ``class_list`` (``--classes FILE``).
+``detect`` detects the form by content and returns a lister for each split, from which ``sharding.listing`` builds
+columns; ``reader`` reads one image in a worker process. Forms: ``folder``, ``parquet``, ``tars`` (class folders in
+tars, WebDataset), ``imagenet`` (the original archives, Kaggle's) and ``labels`` (tables beside images). Shared by them:
+``files`` (names and byte ranges), ``structure`` and ``split_words`` (which folders are splits and classes).
 """

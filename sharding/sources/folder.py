@@ -1,78 +1,214 @@
-"""Class-per-folder sources, alone or as a collection of splits: ``train/<class>/…``, ``val/<class>/…``.
+"""List class folders on a disk or in a bucket: ``<class>/…``, ``train/<class>/…``, or deeper.
 
-Only names are looked at here; whether a file is an image is decided by its content, in ``image``.
+Only names are examined here; whether a file is an image is decided from its content, in ``image``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-from sharding.errors import SourceError
-from sharding.listing import Entry, Found
-from sharding.sources import ilsvrc
-from sharding.sources.devkit import Devkit
-from sharding.sources.form import SPLIT_NAMES
-from sharding.sources.place import Item, is_system, items, walk
+from alexstream.core.errors import DatasetError
+from alexstream.core.text import count_of
+from alexstream.sharding.dataset_v1.layout import MANIFEST, is_dataset
+from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.sharding.sources.files import (
+    LOOP,
+    FolderItem,
+    LinkFollower,
+    has_file,
+    is_image_name,
+    is_system,
+    list_items,
+    listing_error,
+    may_be_image,
+    read_small_file,
+    resolve_link,
+    walk_files,
+)
+from alexstream.sharding.sources.imagenet import ilsvrc
+from alexstream.sharding.sources.imagenet.devkit import Devkit
+from alexstream.sharding.sources.structure import LAST_LEVEL, FolderTree
+from alexstream.sharding.sources.tars.nested import count_tar_images
+from alexstream.sharding.sources.types import Entry, ListingLog, SourceSplit
+
+OUTSIDE_CLASSES = "not inside a class folder"
+FOLDER_OF_TARS = "folder of tars, no images"
+TABLE_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".txt", ".json")
 
 
-def split_folders(root: Path, listed: Sequence[Item], beside: Sequence[str] = ()) -> dict[str, str]:
-    """The splits a folder holds and the names they have there: ``{"train": "train", "val": "validation"}``.
+class DiskTree(FolderTree):
+    """A folder on a disk or in a bucket, listed lazily."""
 
-    A folder is a collection of splits when it contains a ``train`` that has something other than loose files in it:
-    a class called "train" does not make one. ``beside`` names what may stand beside them (the devkit). Raises
-    SourceError if other folders do: as classes they would be wrong, and leaving them out would lose them.
+    def __init__(self, path: Path, chain: tuple[str, ...] = ()) -> None:
+        """Store the path, and in ``chain`` the real paths of the linked folders that led to it."""
+        self.path, self._chain = path, chain
+
+    @property
+    def folders(self) -> Mapping[str, FolderTree]:
+        """Subfolders by name, without links that lead back to a folder above, and data sets of this program."""
+        return self._sorted[0]
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """The other subfolders: name and reason."""
+        return self._sorted[1]
+
+    @cached_property
+    def _sorted(self) -> tuple[dict[str, FolderTree], dict[str, str]]:
+        found: dict[str, FolderTree] = {}
+        skipped: dict[str, str] = {}
+        for item in list_items(self.path):
+            if item.is_dir and not is_system(item.name):
+                path = self.path / item.name
+                target = resolve_link(path, self._chain) if item.is_link else ""
+                if target is None:
+                    skipped[item.name] = "link to a folder that holds it"
+                elif is_dataset_folder(path):
+                    skipped[item.name] = _dataset_reason(path)
+                else:
+                    found[item.name] = DiskTree(path, (*self._chain, target) if target else self._chain)
+        return found, skipped
+
+    @cached_property
+    def has_images(self) -> bool:
+        """True if it contains images directly; beside folders of images, only with an image's extension."""
+        return has_file(self.path, is_image_name) or (has_file(self.path, may_be_image) and not self.data_folders)
+
+    @cached_property
+    def tables(self) -> Sequence[str]:
+        """Names of the tables in it, which may hold labels."""
+        return [i.name for i in list_items(self.path) if not i.is_dir and i.name.lower().endswith(TABLE_EXTENSIONS)]
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """True if it contains no file at any depth."""
+        files = any(not item.is_dir and not is_system(item.name) for item in list_items(self.path))
+        return not files and not self.skipped and all(folder.is_empty for folder in self.folders.values())
+
+    @cached_property
+    def has_tars(self) -> bool:
+        """True if it contains tars directly."""
+        return any(not item.is_dir and item.name.lower().endswith(".tar") for item in list_items(self.path))
+
+
+def is_dataset_folder(folder: Path) -> bool:
+    """Return whether a folder is a data set of this program, by a manifest that says so.
+
+    Raises SourceError if the folder or the manifest cannot be read.
     """
-    folders = [item.name for item in listed if item.is_dir and not is_system(item.name)]
-    if "train" not in folders or not _is_split(root / "train"):
-        return {}
-    named = {name: SPLIT_NAMES.get(name) for name in folders if name not in beside}
-    found = [split for split in named.values() if split is not None]
-    if None in named.values() or len(set(found)) < len(found):
-        raise SourceError(
-            f"{root}: holds train/ with class folders, and beside it {', '.join(sorted(set(named) - {'train'}))}; "
-            f"expected only train, val and test, each once: move the others away, or shard {root / 'train'} alone"
-        )
-    return {split: name for name, split in named.items() if split is not None}
+    try:
+        if not is_dataset(folder):
+            return False
+    except OSError as error:
+        raise listing_error(folder, error) from error
+    return b'"alexstream-dataset/' in read_small_file(folder / MANIFEST)
 
 
-def _is_split(folder: Path) -> bool:
-    return any(item.is_dir or item.name.lower().endswith((".tar", ".parquet")) for item in items(folder))
+def _dataset_reason(folder: Path) -> str:
+    """Return why a data set of this program is no class, with the number of its images."""
+    try:
+        return f"data set of this program ({count_of(load_manifest(folder).counts.written, 'file')})"
+    except DatasetError:
+        return "data set of this program, damaged"
 
 
-def class_folders(folder: Path, prefix: str, split: str, devkit: Devkit | None = None) -> Found:
-    """The images of the class folders in ``folder``, whose path below the source is ``prefix`` ("" for itself)."""
-    excluded: list[tuple[str, str]] = []
-    notices: list[str] = []
-    listed = items(folder)
-    classes = [item.name for item in listed if item.is_dir and not is_system(item.name)]
-    start = f"{prefix}/" if prefix else ""
-    for item in listed:
-        if item.name not in classes:
-            reason = "system file" if is_system(item.name) else "not inside a class folder"
-            excluded.append((start + item.name, reason))
-    entries = _entries(folder, start, classes, excluded)
-    return Found(
-        entries=ilsvrc.watched(entries, split, notices),
-        classes=_order(classes),
-        excluded=excluded,
+def list_class_folders(
+    folder: Path, prefix: str, split: str, devkit: Devkit | None, level: int, log: ListingLog
+) -> SourceSplit:
+    """List the images of the class folders in ``folder``; ``prefix`` is its path relative to the source.
+
+    ``level``: 1 for class folders directly in ``folder``, LAST for the folders that contain the images.
+    """
+    classes = list(_iter_class_folders(folder, prefix, level, log))
+    return SourceSplit(
+        entries=ilsvrc.check_counts(_iter_entries(classes, level, log), split, log),
+        classes=_sort_classes({found.name for found in classes}),
         ilsvrc2012_ids=devkit.ids if devkit else {},
         class_names=devkit.names if devkit else {},
-        notices=notices,
     )
 
 
-def _order(classes: Sequence[str]) -> tuple[str, ...] | None:
-    """Sorted, numbers as numbers, so that a class whose folder is empty keeps its label."""
+class _ClassFolder(NamedTuple):
+    name: str
+    folder: Path
+    path: str
+
+
+def _iter_class_folders(
+    folder: Path, prefix: str, level: int, log: ListingLog, *, is_class: bool = False
+) -> Iterator[_ClassFolder]:
+    """Yield the class folders; the same class may occur more than once.
+
+    Files above the class folders are recorded in ``log``, except in a folder that is itself a class.
+    """
+    tree = DiskTree(folder)
+    for item in list_items(folder):
+        path = f"{prefix}/{item.name}" if prefix else item.name
+        inner = tree.folders.get(item.name)
+        found = _ClassFolder(item.name, folder / item.name, path)
+        if not item.is_dir or is_system(item.name):
+            if not is_class:
+                log.exclude(path, loose_file_reason(item))
+        elif inner is None:
+            log.exclude(path, tree.skipped[item.name])
+        elif not inner.has_images_below and not inner.is_empty:
+            log.exclude(path, FOLDER_OF_TARS if inner.has_data_below else "folder without images")
+        elif level == LAST_LEVEL:
+            if inner.has_images:
+                yield found
+            yield from _iter_class_folders(found.folder, path, LAST_LEVEL, log, is_class=inner.has_images)
+        elif level > 1:
+            yield from _iter_class_folders(found.folder, path, level - 1, log)
+        else:
+            yield found
+
+
+def loose_file_reason(item: FolderItem) -> str:
+    """Return why a file or system folder beside the class folders is left out."""
+    if is_system(item.name):
+        return "system file"
+    return LOOP if item.is_loop else OUTSIDE_CLASSES
+
+
+def _sort_classes(classes: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the classes sorted, by value if all are numbers; a class with an empty folder keeps its label."""
     numbers = all(name.isascii() and name.isdigit() for name in classes)
     return tuple(sorted(classes, key=lambda name: (int(name) if numbers else 0, name))) or None
 
 
-def _entries(folder: Path, start: str, classes: Sequence[str], excluded: list[tuple[str, str]]) -> Iterator[Entry]:
-    for wnid in classes:
-        for name in walk(folder / wnid, wnid):
-            path = start + name
-            if is_system(name.rpartition("/")[2]):
-                excluded.append((path, "system file"))
+def _iter_entries(classes: Sequence[_ClassFolder], level: int, log: ListingLog) -> Iterator[Entry]:
+    links = LinkFollower()
+    for wnid, folder, path in classes:
+        links.enter(folder, path)
+        for file, reason in (
+            walk_files(folder, path, links) if level != LAST_LEVEL else _iter_files(folder, path, links)
+        ):
+            if not reason and file.lower().endswith(".tar"):
+                reason = _archive_reason(folder / file[len(path) + 1 :])
+                del links.inodes[len(links.inodes) - bool(reason) :]
+            if reason:
+                log.exclude(file, reason)
             else:
-                yield Entry(wnid, name, path, path)
+                yield Entry(wnid, wnid + file[len(path) :], file, file)
+    log.notices.extend(links.notices)
+    log.inodes = links.inodes
+
+
+def _archive_reason(path: Path) -> str:
+    """Return why a tar in a class folder is left out, with the number of its images; "" if it holds none."""
+    count = count_tar_images(path)
+    return f"in an archive in a class folder: unpack it ({count_of(count, 'file')})" if count else ""
+
+
+def _iter_files(folder: Path, path: str, links: LinkFollower) -> Iterator[tuple[str, str]]:
+    for item in list_items(folder):
+        if is_system(item.name):
+            yield f"{path}/{item.name}", "system file"
+        elif item.is_loop:
+            yield f"{path}/{item.name}", LOOP
+        elif not item.is_dir:
+            links.inodes.append(item.inode)
+            yield f"{path}/{item.name}", ""

@@ -1,6 +1,6 @@
-"""Images in Parquet, as the Hugging Face hub stores data sets: a column of bytes and paths, a column of labels.
+"""Detect, list and read images in Parquet, as the Hugging Face hub stores them: columns of images and of labels.
 
-Listing reads paths and labels only, row group by row group; ``GroupImages`` reads the bytes of one row group.
+Listing reads paths and labels only, row group by row group; ``RowGroupImages`` reads the images of one row group.
 """
 
 from __future__ import annotations
@@ -12,28 +12,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sharding.errors import SourceError
-from sharding.fields import decoded, parsed
-from sharding.listing import Entry, Found
-from sharding.sources import ilsvrc
-from sharding.sources.form import SPLIT_NAMES, Recognised, split_of_file
-from sharding.sources.place import files_of, is_parquet, is_system, items
+from alexstream.core.errors import SourceError
+from alexstream.core.schema import from_json, parse_json
+from alexstream.core.text import count_of, quote_value
+from alexstream.sharding.dataset_v1.layout import SPLITS
+from alexstream.sharding.sources.files import TEST_IMAGES, is_parquet, is_system, list_items, test_notice
+from alexstream.sharding.sources.imagenet import ilsvrc
+from alexstream.sharding.sources.labels.split_columns import is_split_column_name, parse_split_column
+from alexstream.sharding.sources.parquet_file import MOST_TEXT, ParquetLimitError, SourceParquet, to_source_error
+from alexstream.sharding.sources.split_files import (
+    FilesBySplit,
+    assign_splits,
+    find_files,
+    report_missing_parts,
+    skip_reason_beside,
+)
+from alexstream.sharding.sources.split_words import split_of_file
+from alexstream.sharding.sources.tars.kind import IMAGE_EXTENSIONS
+from alexstream.sharding.sources.types import DetectedSource, Entry, ListingLog, SourceSplit, SplitLister, with_log
 
-_LABELS = ("label", "labels", "cls", "class", "target", "fine_label")
-_IMAGES, _ROWS = 16, 1024  # that are read at once: images; names and labels
-_BATCH_BYTES = 64 << 20  # that they may then take
-_MAX_PATH = 4096
-_MAX_NUMBER = 1_000_000  # of a label that stands for a class; more is an id of something else
+_LABEL_NAMES = ("label", "labels", "cls", "class", "target", "fine_label")
+_RARER_LABEL_NAMES = (
+    *_LABEL_NAMES, "class_id", "class_idx", "class_index", "class_label", "class_name", "label_id", "label_idx",
+    "label_name", "category", "category_id", "category_name", "species", "breed",
+)  # fmt: skip
+_UNKNOWN_SPLIT = "Parquet without images, or of no known split"
+_MAX_PROBED_FILES = 4  # files that are opened to see whether any holds images
+_IMAGE_BATCH_ROWS, _LABEL_BATCH_ROWS = 16, 1024  # that are read at once: images; names and labels
+_MAX_LABEL = 1_000_000  # of a label that stands for a class; more is an id of something else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Where a Parquet file keeps images and labels; ``path`` is None where images have no names."""
+class ImageColumns:
+    """Names of the columns of images and labels; ``path`` is None where images have no names."""
 
     image: str
     path: str | None
@@ -41,56 +57,163 @@ class Columns:
     class_names: tuple[str, ...] = ()
 
 
-class _Row(NamedTuple):
+class _ParquetRow(NamedTuple):
     file: str
     group: int
     row: int
     path: str | None
-    label: int | None
+    label: int | str | None
+    number: int  # of the row in its file
 
 
-def parquet(root: Path, classes: Sequence[str] | None = None) -> Recognised | None:
-    """Parquet files with images in ``root``, in its ``data/``, or in folders of splits; None if there are none.
+class _SplitColumn(NamedTuple):
+    """A column that tells the split of each row, and the split that each of its values stands for.
 
-    ``classes`` names the label numbers, where neither names nor metadata do. Raises SourceError for Parquet files
-    without a column of images.
+    ``beside_names``: the names of the files tell splits, too, and must agree.
     """
-    files, others = _files(root)
-    if not files or _only_beside_classes(root, files):
+
+    name: str
+    split_of: Mapping[str, str]
+    beside_names: bool
+
+
+RowsOfSplit = Callable[[], Iterator[_ParquetRow]]
+
+
+def detect_parquet(root: Path, classes: Sequence[str] | None = None, asked: str = "") -> DetectedSource | None:
+    """Detect Parquet files with images in ``root`` or in folders below it; None if there are none.
+
+    ``classes`` names the label numbers, where neither names nor metadata do; ``asked`` is the requested split, if any.
+    Raises SourceError for Parquet files without a column of images, or of unclear splits.
+    """
+    files, others = _find_files(root)
+    if not files or _only_beside_images(root, files, others):
         return None
-    excluded = [(name, "no Parquet file") for name in others]
-    columns = _columns_of_file(root, next(iter(files)))
-    by_split: dict[str, list[str]] = {}
-    for name, split in files.items():
-        by_split.setdefault(split, []).append(name)
-    scan = cache(partial(_wnids, root, {s: tuple(names) for s, names in by_split.items()}, columns))
-    splits: dict[str, Callable[[], Found]] = {}
-    lost: list[str] = []
-    for split, names in by_split.items():
-        if split == "test" and _unlabelled(root, names, columns):
-            excluded += [(name, "test images, which have no labels") for name in names]
-            lost.append(f"{len(names)} Parquet files of test images, which have no labels, were left out")
-        else:
-            splits[split] = partial(_found, root, split, names, columns, scan, classes)
-    if not splits:
-        raise SourceError(f"{root}: {lost[0]}, and nothing else is there")
-    first = min(splits, key=["train", "val", "test"].index)
-    splits[first] = partial(_with_left, splits[first], excluded, lost)
-    says = f"Parquet ({', '.join(f'{s}: {len(by_split[s])} files' for s in splits)}; column {columns.image!r})"
-    return Recognised(kind="parquet", says=says, splits=splits)
+    found = _assign_splits(root, files, asked)
+    unread = [name for name in others if not is_system(name) and (root / name).is_dir()]
+    excluded = [(name, skip_reason_beside(name)) for name in others if name not in unread]
+    excluded += [(name, _UNKNOWN_SPLIT) for name in found.left_out]
+    lost = report_missing_parts(files)
+    by_row = _find_split_column(root, [name for held in found.files.values() for name in held], asked, found.is_unnamed)
+    if by_row is not None and not by_row.beside_names:
+        told = set(by_row.split_of.values())
+        found = found._replace(files={split: list(files) for split in SPLITS if split in told}, is_unnamed=False)
+    test = found.files.get("test", [])
+    if test and _is_unlabeled(root, test, by_row):
+        left = [(f"{name}/{row}", TEST_IMAGES) for name in test for row in _list_row_numbers(root, name, by_row)]
+        lost.append(test_notice(count_of(len(test), "Parquet file"), left))
+        excluded += left
+        del found.files["test"]
+    if not found.files:
+        raise SourceError(f"{root}: {lost[-1]}, and nothing else is there")
+    first = next(iter(found.files))
+    columns = _read_columns(root, found.files[first][0])
+    rows_of: dict[str, RowsOfSplit] = {
+        split: partial(_iter_rows_of_split, root, names, columns, by_row, split) for split, names in found.files.items()
+    }
+    scan = cache(partial(_infer_wnids, root, rows_of))
+    splits: dict[str, SplitLister] = {
+        split: partial(_list_split, root, split, rows, columns, scan, classes) for split, rows in rows_of.items()
+    }
+    splits[first] = with_log(splits[first], excluded, lost)
+    tells = f"; splits of column {quote_value(by_row.name)}" if by_row else ""
+    says = f"Parquet ({found.describe('file')}; column {quote_value(columns.image)}{tells})"
+    return DetectedSource(
+        kind="parquet", description=says, splits=splits, read=tuple(files), unread=tuple(unread),
+        tells_splits=bool(asked) or not found.is_unnamed,
+    )  # fmt: skip
 
 
-def _only_beside_classes(root: Path, files: Mapping[str, str]) -> bool:
-    """Whether the Parquet files are tables beside class folders and hold no images themselves."""
-    folders = [i for i in items(root) if i.is_dir and not is_system(i.name)] if root.is_dir() else []
-    if not folders or any("/" in name for name in files):
+def count_image_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file with images; 0 for one without. Raises SourceError if damaged."""
+    with _translate_errors(path), SourceParquet(path) as file:
+        return file.num_rows if find_columns(file.schema) is not None else 0
+
+
+def _find_files(root: Path) -> tuple[list[str], list[str]]:
+    """Return the Parquet files relative to the source, and everything else in the same folders."""
+    if not root.is_dir():
+        return ([root.name] if is_parquet(root) else []), []
+    return find_files(root, ".parquet")
+
+
+def _assign_splits(root: Path, files: Sequence[str], asked: str) -> FilesBySplit:
+    """Sort the files into splits; tables without images, beside files with images, are left out."""
+    if not root.is_dir():
+        return assign_splits(root.parent, files, asked)
+    tables = [name for name in files if split_of_file(name) is None and not _has_images(root, name)]
+    found = assign_splits(root, [name for name in files if name not in tables] or files, asked)
+    return found._replace(left_out=[*found.left_out, *(tables if len(tables) < len(files) else [])])
+
+
+def _has_images(root: Path, name: str) -> bool:
+    with _open_file(root, name) as file:
+        return find_columns(file.schema) is not None
+
+
+def _list_row_numbers(root: Path, name: str, by_row: _SplitColumn | None) -> list[int]:
+    """Return the numbers of a file's rows; with a column of splits, of those of the test split."""
+    if by_row is not None:
+        told = enumerate(by_row.split_of[value] for value in _iter_texts(root, name, by_row.name))
+        return [row for row, split in told if split == "test"]
+    with _open_file(root, name) as file:
+        return list(range(file.num_rows))
+
+
+def _find_split_column(root: Path, files: Sequence[str], asked: str, is_unnamed: bool) -> _SplitColumn | None:
+    """Return the column that tells the split of each row; None without one, or where ``asked`` decides the split.
+
+    Raises SourceError for a column that is named for splits and whose values are no words for them.
+    """
+    with _open_file(root, files[0]) as file:
+        names = [column.name for column in file.schema if _may_be_splits(column.name, _value_type(column.type))]
+    for name in names:
+        values = sorted({value for path in files for value in _iter_texts(root, path, name)})
+        try:
+            splits = parse_split_column(name, values)
+        except ValueError as error:
+            if asked:
+                continue
+            cell, expected = error.args
+            raise SourceError(
+                f"{root}: column {quote_value(name)} has {quote_value(cell)}, {expected}; --split train, val or test "
+                "takes all rows as that split"
+            ) from error
+        if splits:
+            told = {value: str(split) for value, split in zip(values, splits, strict=True)}
+            return _SplitColumn(name, told, beside_names=not is_unnamed)
+    return None
+
+
+def _may_be_splits(name: str, kind: pa.DataType) -> bool:
+    readable = _is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind)
+    return bool(is_split_column_name(name) and readable)
+
+
+def _iter_texts(root: Path, name: str, column: str) -> Iterator[str]:
+    """Yield the values of a column as text, "" for null."""
+    with _open_file(root, name) as file, _translate_errors(root / name):
+        if column not in [one.name for one in file.schema]:
+            raise SourceError(
+                f"{root / name}: has no column {quote_value(column)}, as other files have; add or drop it"
+            )
+        for group in range(file.num_row_groups):
+            rows = file.count_rows_at_once(group, [column], _LABEL_BATCH_ROWS, are_texts=True)
+            for batch in file.iter_row_batches(group, [column], rows):
+                yield from ("" if value is None else str(value) for value in batch.column(0).to_pylist())
+
+
+def _only_beside_images(root: Path, files: Sequence[str], others: Sequence[str]) -> bool:
+    """Return whether the Parquet files are tables beside folders or images, without images themselves."""
+    folders = [i for i in list_items(root) if i.is_dir and not is_system(i.name)] if root.is_dir() else []
+    images = any(name.lower().rpartition(".")[2] in IMAGE_EXTENSIONS for name in others)
+    if not folders or (any("/" in name for name in files) and not images):
         return False
-    with _open(root, next(iter(files))) as file:
-        return columns_of(file.schema_arrow) is None
+    return not any(_has_images(root, name) for name in files[:_MAX_PROBED_FILES])
 
 
-def columns_of(schema: pa.Schema) -> Columns | None:
-    """The columns of images and labels, by their types; None if there are no images."""
+def find_columns(schema: pa.Schema) -> ImageColumns | None:
+    """Return the columns of images and labels, found by type and name; None if there are no images."""
     image = path = None
     for column in schema:
         fields = {f.name: f.type for f in column.type} if pa.types.is_struct(column.type) else {}
@@ -98,37 +221,51 @@ def columns_of(schema: pa.Schema) -> Columns | None:
             image, path = f"{column.name}.bytes", f"{column.name}.path" if _is_text(fields.get("path")) else None
         if image is None and column.name in ("image", "img", "jpg") and _is_binary(column.type):
             image = column.name
-    integer = {column.name for column in schema if pa.types.is_integer(column.type)}
-    label = next((name for name in _LABELS if name in integer), None)
     if image is None:
         return None
-    return Columns(image=image, path=path, label=label, class_names=_class_names(schema, label))
+    label = _find_label_column(schema)
+    return ImageColumns(image=image, path=path, label=label, class_names=_read_class_names(schema, label))
 
 
-class GroupImages:
-    """The bytes of the images in a row group of an open ``pyarrow.parquet.ParquetFile``, read from front to back.
+def _find_label_column(schema: pa.Schema) -> str | None:
+    """Return the column of labels: integers first, usual names before rarer ones; None for none, or several."""
+    of_type = {column.name: _value_type(column.type) for column in schema}
+    integers = [name for name in _LABEL_NAMES if name in of_type and pa.types.is_integer(of_type[name])]
+    others = [name for name in _LABEL_NAMES if name in of_type and _may_be_labels(of_type[name])]
+    rarer = [name for name in of_type if name.lower() in _RARER_LABEL_NAMES and _may_be_labels(of_type[name])]
+    return next(iter(integers + others), rarer[0] if len(rarer) == 1 else None)
 
-    Some rows at a time: a file of a megabyte may hold the same image a million times.
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _may_be_labels(kind: pa.DataType) -> bool:
+    return bool(_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+class RowGroupImages:
+    """The bytes of the images in a row group of an open Parquet file, read from front to back.
+
+    In batches since a file of a megabyte may hold the same image a million times.
     """
 
-    def __init__(self, file: Any, group: int) -> None:
-        """Read nothing yet. Raises ValueError if there is no column of images."""
-        columns = columns_of(file.schema_arrow)
+    def __init__(self, file: SourceParquet, group: int) -> None:
+        """Read no image yet. Raises ValueError for no column of images, or pages that are damaged or too large."""
+        columns = find_columns(file.schema)
         if columns is None:
             raise ValueError("no column of images")
         self._file, self._group, self._name = file, group, columns.image
+        self._rows = file.count_rows_at_once(group, [self._name], _IMAGE_BATCH_ROWS)
         self._restart()
 
     def _restart(self) -> None:
-        # One thread: there is a worker process for every core already.
-        rows = _rows_at_once(self._file, self._group, [self._name], _IMAGES)
-        columns = {"row_groups": [self._group], "columns": [self._name]}
-        self._batches = self._file.iter_batches(rows, use_threads=False, **columns)
+        self._batches = self._file.iter_row_batches(self._group, [self._name], self._rows)
         self._start = self._end = 0
         self._column: pa.ChunkedArray | None = None
 
     def __getitem__(self, row: int) -> bytes | None:
-        """The bytes of a row; None if it has none.
+        """Return the bytes of a row; None if it has none.
 
         Raises IndexError if there is no such row, ArrowException or ValueError if it cannot be read.
         """
@@ -139,7 +276,7 @@ class GroupImages:
             batch = next(self._batches, None)
             if batch is None:
                 raise IndexError("a row is missing")
-            self._column = _column(pa.Table.from_batches([batch]), self._name)
+            self._column = _select_column(pa.Table.from_batches([batch]), self._name)
             self._start, self._end = self._end, self._end + batch.num_rows
         value = self._column[row - self._start].as_py() if self._column is not None else None
         return None if value is None else bytes(value)
@@ -149,138 +286,185 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _rows_at_once(file: Any, group: int, columns: Sequence[str], most: int) -> int:
-    """So many that even if each were all that is stored of these columns (once, and then named again) they fit."""
-    # At some damaged metadata pyarrow ends the process; to read a row is to hear of them as an error.
-    next(file.iter_batches(1, row_groups=[group], columns=list(columns), use_threads=False), None)
-    found, places = file.metadata.row_group(group), range(len(file.schema))
-    wanted = [found.column(i) for i in places if file.schema.column(i).path in columns]
-    stored = sum(int(chunk.total_uncompressed_size) for chunk in wanted)
-    return max(1, min(most, _BATCH_BYTES // max(1, stored)))
-
-
 def _is_text(kind: pa.DataType | None) -> bool:
     return kind is not None and bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
+def _select_column(table: pa.Table, name: str) -> pa.ChunkedArray:
     top, _, inner = name.partition(".")
     column = table.column(top)
     return pc.struct_field(column, inner) if inner else column
 
 
-def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
-    """The names of a ``ClassLabel`` in the metadata of Hugging Face; equal ones get their number."""
+def _read_class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...]:
+    """Return the names of a ``ClassLabel`` in Hugging Face's metadata; duplicates get their number appended."""
     try:
-        features = parsed((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         feature = features[label]
-        names = decoded(tuple[str, ...], feature.get("names") or feature["_type"]["names"])
+        names = from_json(tuple[str, ...], feature.get("names") or feature["_type"]["names"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
     twice = {name for name, count in Counter(names).items() if count > 1}
     return tuple(f"{name} ({number})" if name in twice else name for number, name in enumerate(names))
 
 
-def _files(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Parquet files with their splits, relative to the source, and everything else that lies where they may."""
-    if not root.is_dir():
-        return ({root.name: split_of_file(root.name)} if is_parquet(root) else {}), []
-    files: dict[str, str] = {}
-    others: list[str] = []
-    top = items(root)
-    places = [item.name for item in top if item.is_dir and (item.name == "data" or item.name in SPLIT_NAMES)]
-    for folder in ["", *places]:
-        listed = items(root / folder) if folder else top
-        here = files_of(listed, ".parquet")
-        files |= {f"{folder}/{n}".lstrip("/"): SPLIT_NAMES.get(folder) or split_of_file(n) for n in here}
-        others += [f"{folder}/{item.name}".lstrip("/") for item in listed if item.name not in here]
-    return files, [name for name in others if name not in places]
-
-
-def _open(root: Path, name: str) -> Any:
-    """An open ParquetFile. Raises SourceError if it is none, or is cut off."""
-    import pyarrow.parquet as pq
-
+def _open_file(root: Path, name: str) -> SourceParquet:
+    """Open a Parquet file. Raises SourceError if it is none, is cut off, or larger than it may be."""
     path = root / name if root.is_dir() else root
-    with _readable(path):
-        return pq.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
+    with _translate_errors(path):
+        return SourceParquet(path)
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
+    except ParquetLimitError as error:
+        raise to_source_error(path, error) from error
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise _refused(path, error) from error
+            raise _read_error(path, error) from error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise SourceError(f"{path}: is no whole Parquet file ({reason}); fetch it again") from error
 
 
-def _refused(path: Path, error: OSError) -> SourceError:
+def _read_error(path: Path, error: OSError) -> SourceError:
     why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
     return SourceError(f"cannot read {path}: {why}; run the same command again when it can be read")
 
 
-def _columns_of_file(root: Path, name: str) -> Columns:
-    with _open(root, name) as file:
-        schema = file.schema_arrow
-    columns = columns_of(schema)
-    if columns is None or columns.label is None:
-        lacks = "images (a struct with bytes)" if columns is None else f"labels ({', '.join(_LABELS)})"
-        raise SourceError(f"{root / name}: no column of {lacks}; it has {', '.join(schema.names)}")
+def _read_columns(root: Path, name: str) -> ImageColumns:
+    with _open_file(root, name) as file:
+        schema = file.schema
+    columns = find_columns(schema)
+    has = ", ".join(f"{column.name} ({column.type})" for column in schema)
+    if columns is None:
+        raise SourceError(f"{root / name}: no column of images (a struct with bytes); it has {_shorten(has)}")
+    if columns.label is None:
+        names = ", ".join(map(quote_value, _LABEL_NAMES))
+        raise SourceError(
+            f"{root / name}: no column of labels, expected numbers or text in one called {names} or the like; it has "
+            f"{_shorten(has)}: rename the right column to 'label', and store one class an image in it"
+        )
     return columns
 
 
-def _rows(root: Path, names: Sequence[str], columns: Columns) -> Iterator[_Row]:
+def _shorten(text: str) -> str:
+    return text if len(text) <= 600 else f"{text[:600]}…"
+
+
+def _iter_rows_of_split(
+    root: Path, names: Sequence[str], columns: ImageColumns, by_row: _SplitColumn | None, split: str
+) -> Iterator[_ParquetRow]:
+    """Yield the rows of a split: all of its files, or those that a column of splits tells.
+
+    Raises SourceError for a row of a split other than that of its file, where files tell theirs.
+    """
+    if by_row is None:
+        yield from _iter_rows(root, names, columns)
+        return
+    for name in names:
+        splits = map(by_row.split_of.__getitem__, _iter_texts(root, name, by_row.name))
+        for row, told in zip(_iter_rows(root, [name], columns), splits, strict=True):
+            if told == split:
+                yield row
+            elif by_row.beside_names:
+                raise SourceError(
+                    f"{root / name}: row {row.number} is in {told} by column {quote_value(by_row.name)}, and the file "
+                    f"is named for {split}; rename the file, or drop the column"
+                )
+
+
+def _iter_rows(root: Path, names: Sequence[str], columns: ImageColumns) -> Iterator[_ParquetRow]:
     wanted = [name for name in (columns.path, columns.label) if name]
     for name in names:
-        with _open(root, name) as file:
-            if columns_of(file.schema_arrow) != columns:
+        with _open_file(root, name) as file:
+            if find_columns(file.schema) != columns:
                 raise SourceError(f"{root / name}: its columns or class names are not those of the other files")
+            number = 0
             for group in range(file.num_row_groups):
-                for row, (path, label) in enumerate(_values(file, group, wanted, columns, root / name)):
-                    yield _Row(name, group, row, path, label)
+                for row, (path, label) in enumerate(_iter_values(file, group, wanted, columns, root / name)):
+                    yield _ParquetRow(name, group, row, path, label, number)
+                    number += 1
 
 
-def _values(
-    file: Any, group: int, wanted: list[str], columns: Columns, where: Path
-) -> Iterator[tuple[str | None, int | None]]:
-    """Path and label of every row of a row group, some rows at a time: little in the file may be much in memory."""
-    with _readable(where):
-        for batch in file.iter_batches(_rows_at_once(file, group, wanted, _ROWS), row_groups=[group], columns=wanted):
+def _iter_values(
+    file: SourceParquet, group: int, wanted: list[str], columns: ImageColumns, where: Path
+) -> Iterator[tuple[str | None, int | str | None]]:
+    """Yield path and label of every row of a row group, in batches: a small file may be large in memory."""
+    with _translate_errors(where):
+        rows = file.count_rows_at_once(group, wanted, _LABEL_BATCH_ROWS, are_texts=True)
+        for batch in file.iter_row_batches(group, wanted, rows):
             table = pa.Table.from_batches([batch])
-            labels = _column(table, str(columns.label)).to_pylist()
-            column = _column(table, columns.path) if columns.path else None
-            if column is not None and (pc.max(pc.binary_length(column)).as_py() or 0) > _MAX_PATH:
-                raise ValueError(f"an image's path has more than {_MAX_PATH:,} bytes")
+            label, column = (
+                _select_column(table, str(columns.label)),
+                _select_column(table, columns.path) if columns.path else None,
+            )
+            for one, what in ((label, "a label"), (column, "an image's path")):
+                if one is not None and _is_text(one.type) and _find_longest(one) > MOST_TEXT:
+                    raise ValueError(f"{what} has more than {MOST_TEXT:,} bytes")
+            labels = _parse_labels(label, str(columns.label), where)
             paths = column.to_pylist() if column is not None else [None] * len(labels)
             yield from zip(paths, labels, strict=True)
 
 
-def _unlabelled(root: Path, names: Sequence[str], columns: Columns) -> bool:
-    return all(row.label is None or row.label < 0 for row in _rows(root, names, columns))
+def _find_longest(texts: pa.ChunkedArray) -> int:
+    return int(pc.max(pc.binary_length(texts)).as_py() or 0)
 
 
-def _base(path: str | None) -> str:
+def _parse_labels(column: pa.ChunkedArray, name: str, where: Path) -> list[int | str | None]:
+    """Return labels as whole numbers or text; None for null, a negative number or empty text.
+
+    Raises SourceError for a number that is not whole.
+    """
+    values = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        wrong = next((value for value in values if value is not None and value == value and value != value // 1), None)
+        if wrong is not None:
+            raise SourceError(
+                f"{where}: column {quote_value(name)} holds {wrong}, expected whole numbers or text as labels"
+            )
+        values = [None if value is None or value != value else int(value) for value in values]
+    return [None if value is None or value == "" or _is_negative(value) else value for value in values]
+
+
+def _is_negative(value: int | str) -> bool:
+    return not isinstance(value, str) and value < 0
+
+
+def _is_unlabeled(root: Path, names: Sequence[str], by_row: _SplitColumn | None) -> bool:
+    """Return whether no image has a label: all are null or negative, or there is no such column."""
+    with _open_file(root, names[0]) as file:
+        columns = find_columns(file.schema)
+    if columns is None:
+        return False
+    return columns.label is None or all(
+        row.label is None for row in _iter_rows_of_split(root, names, columns, by_row, "test")
+    )
+
+
+def _file_name(path: str | None) -> str:
     return (path or "").rpartition("/")[2]
 
 
-def _wnids(root: Path, by_split: Mapping[str, tuple[str, ...]], columns: Columns) -> tuple[dict[int, str], int]:
-    """Label number → wnid, as the images' names tell it in all splits; and the highest label.
+def _infer_wnids(root: Path, rows_of: Mapping[str, RowsOfSplit]) -> tuple[dict[int, str], int]:
+    """Return label number → wnid, from the images' names in all splits, and the highest label.
 
-    The first is empty if a training image's name tells none. Raises SourceError where two names contradict each other.
+    The mapping is empty if the name of a training image has no wnid. Raises SourceError where names and labels
+    disagree.
     """
     wnid_of: dict[int, str] = {}
     label_of: dict[str, int] = {}
     top, all_told = -1, True
-    for split, names in by_split.items():
-        for row in _rows(root, names, columns):
-            if row.label is None or row.label < 0:
+    for split, rows in rows_of.items():
+        for row in rows():
+            if row.label is None:
                 continue
-            wnid, top = ilsvrc.canonical(_base(row.path))[1], max(top, row.label)
+            if isinstance(row.label, str):
+                return {}, -1
+            wnid, top = ilsvrc.canonical_name(_file_name(row.path))[1], max(top, row.label)
             if wnid is None or not all_told:
-                all_told = all_told and split != "train" and "train" in by_split
+                all_told = all_told and split != "train" and "train" in rows_of
                 continue
             if wnid_of.setdefault(row.label, wnid) != wnid or label_of.setdefault(wnid, row.label) != row.label:
                 raise SourceError(
@@ -291,57 +475,47 @@ def _wnids(root: Path, by_split: Mapping[str, tuple[str, ...]], columns: Columns
     return (wnid_of if all_told else {}), top
 
 
-def _found(
+def _list_split(
     root: Path,
     split: str,
-    names: Sequence[str],
-    columns: Columns,
+    rows: RowsOfSplit,
+    columns: ImageColumns,
     scan: Callable[[], tuple[dict[int, str], int]],
     given: Sequence[str] | None,
-) -> Found:
+    log: ListingLog,
+) -> SourceSplit:
     wnid_of, top = scan()
-    excluded: list[tuple[str, str]] = []
-    notices: list[str] = []
     named = dict(enumerate(columns.class_names or given or ()))
-    name_of = wnid_of or named or {number: str(number) for number in range(min(top, _MAX_NUMBER) + 1)}
-    if not (wnid_of or named):
-        notices.append(f"{split}: classes are called by their label number; --classes FILE names them")
-    entries = _entries(root, names, columns, name_of, bool(wnid_of), excluded)
-    return Found(
-        entries=ilsvrc.watched(entries, split, notices),
-        classes=tuple(name_of[label] for label in sorted(name_of)) or None,
-        excluded=excluded,
+    name_of = wnid_of or named or {number: str(number) for number in range(min(top, _MAX_LABEL) + 1)}
+    if not (wnid_of or named) and top >= 0:
+        log.notices.append(f"{split}: classes are called by their label number; --classes FILE names them")
+    entries = _iter_entries(root, rows(), name_of, bool(wnid_of), log)
+    in_words = top < 0
+    return SourceSplit(
+        entries=ilsvrc.check_counts(entries, split, log),
+        classes=None if in_words else tuple(name_of[label] for label in sorted(name_of)) or None,
         class_names={wnid_of[n]: name for n, name in enumerate(columns.class_names) if n in wnid_of},
-        notices=notices,
     )
 
 
-def _entries(
+def _iter_entries(
     root: Path,
-    names: Sequence[str],
-    columns: Columns,
+    rows: Iterator[_ParquetRow],
     name_of: Mapping[int, str],
     imagenet: bool,
-    excluded: list[tuple[str, str]],
+    log: ListingLog,
 ) -> Iterator[Entry]:
-    numbers: Counter[str] = Counter()
-    for row in _rows(root, names, columns):
-        number = numbers[row.file]
-        numbers[row.file] += 1
-        base = ilsvrc.canonical(_base(row.path))[0] if imagenet else row.path
-        place = f"{row.file}/{row.path or number}"
-        if row.label is None or row.label < 0:
-            excluded.append((place, "no label"))
+    for row in rows:
+        base = ilsvrc.canonical_name(_file_name(row.path))[0] if imagenet else row.path
+        place = f"{row.file}/{row.path or row.number}"
+        if row.label is None:
+            log.exclude(place, "no label")
             continue
-        wnid = name_of.get(row.label)
+        wnid = row.label if isinstance(row.label, str) else name_of.get(row.label)
         if wnid is None:
-            raise SourceError(f"{root / row.file}: row {number} has label {row.label}, for which there is no class")
-        name = base or f"{row.file.rpartition('/')[2].partition('.')[0]}_{number:06d}"
+            raise SourceError(
+                f"{root / row.file}: row {row.number} has label {row.label}, for which there is no class: there are "
+                f"{len(name_of)}; give the list that belongs to it with --classes"
+            )
+        name = base or f"{row.file.rpartition('/')[2].partition('.')[0]}_{row.number:06d}"
         yield Entry(wnid, f"{wnid}/{name}", place, row.file, row.group, row.row)
-
-
-def _with_left(make: Any, excluded: Sequence[tuple[str, str]], notices: Sequence[str]) -> Found:
-    found: Found = make()
-    found.excluded.extend((name, "system file" if is_system(name) else reason) for name, reason in excluded)
-    found.notices.extend(notices)
-    return found

@@ -68,13 +68,3 @@ def pytest_runtest_makereport(item, call):
 def params(item):
     """Values of a test's parameters, by name; a fault's words may contain them in braces."""
     return item.callspec.params if hasattr(item, "callspec") else {}
-
-
-@pytest.fixture(scope="session")
-def short_run(sample_shards, tmp_path_factory):
-    """A training of nine steps on two ranks that nothing disturbed; tests/faults/training.py has its command."""
-    from tests.faults import training
-
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    training.finish(training.command(sample_shards, folder))
-    return folder

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sharding import layout
-from sharding.verify import verify
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.verify import verify
 from tests.conftest import ROOT
 from tests.faults import edge
 

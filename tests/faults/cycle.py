@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 
-from sharding import layout
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.catalog import load_catalog
+from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.trainer import checkpoint as checkpoints
 from tests.faults.disturbed import SIGNALS, Broken, signalled
-from trainer import checkpoint as checkpoints
 
 CLASSES = ("a", "b", "c", "d")
 ENCODINGS = ("jpeg", "raw", "keep")
@@ -43,10 +45,11 @@ class Cycle:
     """A random subset of ``images`` through everything, in ``folder``."""
 
     def __init__(self, runner, images, folder, chance, tally):
+        self.is_quick = runner.stem is not None
         self.runner, self.folder, self.chance, self.tally = runner, folder, chance, tally
         self.source, self.data, self.twin = folder / "images", folder / "data", folder / "twin"
         self.encoding = chance.choice(ENCODINGS)
-        self.width = chance.choice(WIDTHS)
+        self.width = WIDTHS[-1] if self.is_quick else chance.choice(WIDTHS)
         self._draw(images)
 
     def run(self):
@@ -61,8 +64,11 @@ class Cycle:
             require(is_free(held), f"{held} is still locked")
 
     def _draw(self, images):
-        """A hundred images or more, three hundred at most; classes are given out, since a folder may have any."""
-        chosen = self.chance.sample(images, min(len(images), self.chance.randint(100, 300)))
+        """A hundred images or more, three hundred at most; classes are given out, since a folder may have any.
+
+        Of a quick cycle 40: five steps of training.
+        """
+        chosen = self.chance.sample(images, min(len(images), 40 if self.is_quick else self.chance.randint(100, 300)))
         for number, path in enumerate(chosen):
             split = "val" if number % 8 == 7 else "train"
             place = self.source / split / CLASSES[number // 8 % 4] / f"{number:04d}{path.suffix}"
@@ -70,8 +76,13 @@ class Cycle:
             shutil.copyfile(path, place)
 
     def _disturbed(self, *words, longest_s):
-        """Run a command until it ends well; up to two of its tries are disturbed."""
-        for _ in range(self.chance.randint(0, 2)):
+        """Run a command until it ends well; up to two of its tries are disturbed.
+
+        In a quick cycle up to one, and of a training always one.
+        """
+        tries = (int(words[0] == "train"), 1) if self.is_quick else (0, 2)
+        longest_s *= 0.3 if self.is_quick else 1.0
+        for _ in range(self.chance.randint(*tries)):
             name = self.chance.choice(SIGNALS)
             disturb = signalled(self.runner, self.chance, name, longest_s)
             ended = self.runner.run(*words, disturb=disturb)
@@ -85,7 +96,7 @@ class Cycle:
 
     def _again(self, words):
         """What is typed after a stop: a training is resumed if it saved anything."""
-        saved = words[0] == "train" and list((self.folder / "run").glob(checkpoints.FILES))
+        saved = words[0] == "train" and list((self.folder / "run").glob(checkpoints.FILE_GLOB))
         return (*words, "--resume") if saved and "--resume" not in words else words
 
     def _convert(self):
@@ -156,7 +167,8 @@ class Cycle:
         self.runner.run("verify", self.data, "--quiet").require_success()
 
     def _training(self, run):
-        words = ("train", "--data", self.data, "--run", run, "--device", "cpu", "--batch-size", 32, "--epochs", 1)
+        batch = 8 if self.is_quick else 32
+        words = ("train", "--data", self.data, "--run", run, "--device", "cpu", "--batch-size", batch, "--epochs", 1)
         return (*words, "--checkpoint-every", 2, "--timeout", 120, "--width", self.width, "--quiet")
 
     def _train(self):
@@ -189,19 +201,19 @@ class Cycle:
 
     def _damaged_checkpoint(self, run, twin):
         """The newest one has a flipped bit or is cut short: --resume goes on from the one before, to the same end."""
-        newest = checkpoints.latest(run)
+        newest = checkpoints.find_latest(run)
         what = self._damage(newest)
         self.tally.faults[f"{what} in the newest checkpoint"] += 1
         ended = self.runner.run("evaluate", "--data", self.data, "--checkpoint", run, "--quiet")
         require(ended.code == 1, f"evaluate took a checkpoint with {what}")
         ended.require_one_line()
         ended = self.runner.run(*self._training(run), "--resume").require_success()
-        require("going on from" in ended.stderr and newest.name in ended.stderr, f"no word of {what}: {ended.stderr}")
+        require("continuing from" in ended.stderr and newest.name in ended.stderr, f"no word of {what}: {ended.stderr}")
         self._same_run(run, twin)
 
     def _same_run(self, run, twin):
         require(losses(run) == losses(twin), "a disturbed training has other losses than its twin")
-        mine, theirs = checkpoints.load(run), checkpoints.load(twin)
+        mine, theirs = checkpoints.load_checkpoint(run), checkpoints.load_checkpoint(twin)
         same = mine.step == theirs.step and mine.errors == theirs.errors
         for one, other in ((mine.parameters, theirs.parameters), (mine.velocity, theirs.velocity)):
             same = same and all(torch.equal(one[name], other[name]) for name in theirs.parameters)
@@ -217,6 +229,7 @@ class Cycle:
         require(scores[0] == scores[1], f"evaluate differs from its twin: {scores}")
         page = self.folder / "report.html"
         words = ("report", self.folder / "run", "--data", self.data, "--out", page, "--quiet")
+        words += ("--neighbours", 0) if self.is_quick else ()
         self._disturbed(*words, longest_s=15)
         require(page.stat().st_size > 10_000, "report wrote nothing")
 
@@ -229,7 +242,7 @@ def hashes(folder):
 
 def stored(split):
     """sha256 of what is stored of each source file."""
-    rows = layout.load_catalog(split, layout.load_manifest(split), ("source", "stored_sha256"))
+    rows = load_catalog(split, load_manifest(split), ("source", "stored_sha256"))
     return dict(zip(map(str, rows["source"]), map(str, rows["stored_sha256"]), strict=True))
 
 

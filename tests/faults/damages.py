@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from sharding.verify import verify
+from alexstream.sharding.verify import verify
 
 
 def flip(path, chance, **_):

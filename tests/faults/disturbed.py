@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.forks import Forked, Stem
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 420
 MARK = "ALEXSTREAM_SOAK"
@@ -52,21 +54,32 @@ class Ended:
 
 
 class Runner:
-    """Runs commands with marked processes, temporary files in ``work``/tmp, and faults drawn from ``chance``."""
+    """Runs commands with marked processes, temporary files in ``work``/tmp, and faults drawn from ``chance``.
 
-    def __init__(self, work, mark):
+    ``quick``: they are forks of one process, as their ranks are of them (tests/forks.py).
+    """
+
+    def __init__(self, work, mark, *, quick=False):
         self.work, self.mark = work, mark
         self.temporary = work / "tmp"
         self.temporary.mkdir(parents=True, exist_ok=True)
+        self.stem = Stem(**self.marks()) if quick else None
+
+    def marks(self):
+        """What is in the environment of every command; an abort makes Python say where its threads are."""
+        paths = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "PYTHONFAULTHANDLER": "1"}
+        return {**paths, MARK: self.mark}
 
     def environment(self):
-        """That of every command; an abort makes Python say where its threads are."""
-        paths = {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary), "PYTHONFAULTHANDLER": "1"}
-        return {**os.environ, **paths, MARK: self.mark}
+        """That of every command."""
+        return {**os.environ, **self.marks()}
 
     def start(self, words):
         """A command in a session of its own, whose words go to files."""
         out, err = open(self.work / "stdout", "w+"), open(self.work / "stderr", "w+")  # noqa: SIM115
+        if self.stem:
+            streams = {"stdout": out.fileno(), "stderr": err.fileno()}
+            return Forked(words, self.environment(), of=self.stem, forked_ranks=True, **streams), out, err
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "cli.py"), *map(str, words)],
             stdout=out,
@@ -117,10 +130,11 @@ class Runner:
     def processes(self):
         """All processes of commands that are there."""
         found, mark = [], f"{MARK}={self.mark}".encode()
+        none = self.stem.process.pid if self.stem else 0
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                if state != "Z" and mark in (folder / "environ").read_bytes().split(b"\0"):
+                if int(folder.name) != none and state != "Z" and mark in (folder / "environ").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
         return found
 

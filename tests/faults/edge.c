@@ -1,12 +1,14 @@
 /* Faults at the border between a program and its files: loaded before it (LD_PRELOAD), told by the environment.
 
    EDGE_UNDER    only calls on paths that begin so count
+   EDGE_FOLDERS  set: only calls on folders count
    EDGE_CALLS    which calls count: ",open,write," ... (open: to write; look: to read); unset: all
    EDGE_COUNTER  a file of eight bytes, shared by all processes, that counts them
    EDGE_AT       at which of them (from 1) and EDGE_TIMES for how many something happens
    EDGE_DO       what: "signal N" (to itself), "parent N", "group N", "errno N", "short", "sh COMMAND"
    EDGE_LOG      a file that gets a line for each of them: number, call, path, second path
    EDGE_GRAVE    a folder where files that are replaced or deleted stay, by number
+   EDGE_RENUMBER a path: files under it have another inode number and time of change at each look
    EDGE_CLOCK    "jump": the clock shows times between 1970 and 2106, at random */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -77,6 +79,13 @@ static int act(const char *what) {
     return strcmp(what, "short") == 0 ? SHORT : 0;
 }
 
+static int is_folder(const char *path) {
+    struct stat found;
+    int before = errno, is_one = stat(path, &found) == 0 && S_ISDIR(found.st_mode);
+    errno = before;
+    return is_one;
+}
+
 /* What becomes of a call: 0 (it is done), SHORT (less of it), or the number of an error. */
 static int fault(const char *call, const char *path, const char *second) {
     const char *under = getenv("EDGE_UNDER"), *calls = getenv("EDGE_CALLS");
@@ -84,6 +93,7 @@ static int fault(const char *call, const char *path, const char *second) {
     char name[32];
     snprintf(name, sizeof name, ",%s,", call);
     if (calls && !strstr(calls, name)) return 0;
+    if (getenv("EDGE_FOLDERS") && !is_folder(path)) return 0;
     inside = 1;
     int before = errno, outcome = 0;
     long number = next_number();
@@ -170,6 +180,43 @@ int mkdir(const char *path, mode_t mode) {
     REFUSED(outcome)
     return NEXT(mkdir)(path, mode);
 }
+
+static void renumber(const char *path, ino_t *number, struct timespec *changed) {
+    static long looks;
+    const char *under = getenv("EDGE_RENUMBER");
+    if (!under || !path || strncmp(path, under, strlen(under)) != 0) return;
+    long by = __atomic_add_fetch(&looks, 1, __ATOMIC_SEQ_CST) + 1000L * getpid();
+    *number += by;
+    changed->tv_sec += by;
+}
+
+static void renumber_open(int fd, ino_t *number, struct timespec *changed) {
+    char link[64], path[PATH_MAX];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = getenv("EDGE_RENUMBER") ? readlink(link, path, sizeof path - 1) : -1;
+    if (size < 0) return;
+    path[size] = 0;
+    renumber(path, number, changed);
+}
+
+#define LOOKS(kind, stat_name, fstat_name, fstatat_name)                      \
+    int stat_name(const char *restrict path, struct kind *restrict found) {   \
+        int outcome = NEXT(stat_name)(path, found);                           \
+        if (outcome == 0 && S_ISREG(found->st_mode)) renumber(path, &found->st_ino, &found->st_ctim); \
+        return outcome;                                                       \
+    }                                                                         \
+    int fstat_name(int fd, struct kind *found) {                              \
+        int outcome = NEXT(fstat_name)(fd, found);                            \
+        if (outcome == 0 && S_ISREG(found->st_mode)) renumber_open(fd, &found->st_ino, &found->st_ctim); \
+        return outcome;                                                       \
+    }                                                                         \
+    int fstatat_name(int fd, const char *restrict path, struct kind *restrict found, int flags) { \
+        int outcome = NEXT(fstatat_name)(fd, path, found, flags);             \
+        if (outcome == 0 && S_ISREG(found->st_mode)) renumber(path, &found->st_ino, &found->st_ctim); \
+        return outcome;                                                       \
+    }
+LOOKS(stat, stat, fstat, fstatat)
+LOOKS(stat64, stat64, fstat64, fstatat64)
 
 static void jumped(struct timespec *at) {
     static __thread unsigned seed = 1;

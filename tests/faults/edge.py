@@ -39,9 +39,12 @@ class Call:
 
 
 class Edge:
-    """A fault: ``do`` at call number ``at`` of ``calls`` on paths under ``under``; every such call is logged."""
+    """A fault: ``do`` at call number ``at`` of ``calls`` on paths under ``under``; every such call is logged.
 
-    def __init__(self, notes, under, do="", at=0, times=1, calls=CHANGES):
+    ``folders``: only calls on folders count.
+    """
+
+    def __init__(self, notes, under, do="", at=0, times=1, calls=CHANGES, *, folders=False):
         self.notes = Path(notes)
         shutil.rmtree(self.notes, ignore_errors=True)
         (self.notes / "grave").mkdir(parents=True)
@@ -52,6 +55,8 @@ class Edge:
             "EDGE_CALLS": f",{calls},", "EDGE_COUNTER": str(self.notes / "count"),
             "EDGE_LOG": str(self.notes / "log"), "EDGE_GRAVE": str(self.notes / "grave"),
         }  # fmt: skip
+        if folders:
+            self.environment["EDGE_FOLDERS"] = "1"
 
     def calls(self):
         """What was called, in order."""

@@ -1,8 +1,8 @@
 """A loader that streams on and on, opened and closed again and again, and says what it holds.
 
-``python tests/faults/endless.py DATA``: a line of JSON every two seconds until it is ended: seconds, batches so far,
-MiB of memory that no file backs, open files, threads. Before it looks, it collects garbage and gives free memory back:
-DALI's pipelines hold each other until the collector comes, and the C library keeps what is free for later.
+``python tests/faults/endless.py DATA PAUSE_S``: a line of JSON every two seconds until it is ended: seconds, batches so
+far, MiB of memory that no file backs, open files, threads. Before it looks, it collects garbage and gives free memory
+back: DALI's pipelines hold each other until the collector comes, and the C library keeps what is free for later.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from pipeline.loader import ShardedData
+from alexstream.pipeline.stream import ShardedData
 
 EVERY_S = 2.0
 
@@ -38,13 +38,15 @@ def main():
     begun, due, batches, opened = time.monotonic(), 0.0, 0, 0
     while True:
         opened += 1
-        data = ShardedData(train=sys.argv[1], batch_size=16, num_threads=1, decoder=("auto", "dali")[opened % 2])
+        data = ShardedData(
+            train=sys.argv[1], batch_size=16, num_threads=1, decoder=("auto", "dali", "threads")[opened % 3]
+        )
         loader = data.loader()
         for epoch in range(4):
             # Every other pass is given up in its middle, as a loop that breaks does.
             for _ in islice(loader, 3 if epoch % 2 else None):
                 batches += 1
-                time.sleep(0.05)  # the rest of the soak wants the cores too
+                time.sleep(float(sys.argv[2]))  # the rest of the soak wants the cores too
                 if time.monotonic() - begun > due:
                     due = time.monotonic() - begun + EVERY_S
                     row = {"s": time.monotonic() - begun, "batches": batches, "opened": opened, **held()}

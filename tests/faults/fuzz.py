@@ -37,8 +37,14 @@ from tests.faults.record import note  # noqa: E402
 SECONDS = 20  # of a core that one execution may take
 SILENT_S = 300  # without an execution: the process hangs where Python cannot interrupt it, or torch is being loaded
 SPACE, MOST_RSS = 6 << 30, 3 << 30  # address space and memory, more than at the start, that all executions may have
-OURS = ["sharding", "pipeline", "trainer", "commands", "report", "tomllib", "csv", "numpy.lib.format"]
-COMPILED = ["sharding.stats", "sharding.resample", "pipeline.finish", "pipeline.philox", "pipeline.shuffle"]
+OURS = ["alexstream", "tomllib", "csv", "numpy.lib.format"]
+COMPILED = [
+    "alexstream.sharding.stats",
+    "alexstream.sharding.images.resample",
+    "alexstream.pipeline.transforms.normalize",
+    "alexstream.pipeline.sampling.philox",
+    "alexstream.pipeline.sampling.shuffle",
+]
 PROMISE = "a damaged or hostile file is refused in one line or read rightly"
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
@@ -85,7 +91,7 @@ class Executions:
 
     def once(self, data):
         """Run the target on a file of these bytes. Raises AssertionError for a broken promise."""
-        from sharding.errors import AlexstreamError
+        from alexstream.core.errors import AlexstreamError
 
         self.path.write_bytes(data)
         try:
@@ -133,6 +139,8 @@ def change(executions, chance):
     if executions.target.structured and chance.random() < 0.8:
         text = json.dumps(damaged_json(json.loads(whole), chance)).encode()
         return deep(text, chance) if chance.random() < 0.02 else text
+    if executions.target.change is not None and chance.random() < 0.9:
+        return executions.target.change(whole, chance)
     return damaged(whole, chance)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickletools
 
 INTERESTING = (0, 1, 7, 8, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
 VALUES = (
@@ -70,6 +71,68 @@ def _move(data, chance):
     del data[a:b]
     at = _place(data, chance)
     data[at:at] = piece
+
+
+def damaged_pickle(data, chance):
+    """Damage to what a pickle does: operations and names are added, repeated, lost, moved or have other arguments.
+
+    The rest of the file stays where it is: what is longer takes the place of what follows.
+    """
+    pickled = data
+    places = [place for _, _, place in _operations(pickled)]
+    for _ in range(chance.randint(1, 4)):
+        at, other = chance.choice(places), chance.choice(places)
+        end = min((place for place in places if place > other), default=len(pickled))
+        piece = chance.choice((pickled[other:end], chance.choice(OPERATIONS)))
+        cut = chance.choice((0, 0, 1, len(piece)))
+        pickled = pickled[:at] + piece * chance.choice((1, 1, 1, 2, 30)) + pickled[at + cut :]
+        places = [place for place in places if place <= at] or [0]
+    return pickled
+
+
+def _operations(pickled):
+    """As far as they can be read."""
+    found = []
+    try:
+        for one in pickletools.genops(pickled):
+            found.append(one)
+    except ValueError:
+        pass
+    return found
+
+
+OPERATIONS = (
+    *(
+        b"(",
+        b"0",
+        b"1",
+        b"2",
+        b")",
+        b"]",
+        b"}",
+        b"N",
+        b"\x88",
+        b"t",
+        b"\x85",
+        b"\x86",
+        b"l",
+        b"d",
+        b"e",
+        b"a",
+        b"u",
+        b"s",
+    ),
+    *(b"R", b"Q", b"b", b"o", b"\x81", b".", b"h\0", b"h\5", b"q\0", b"r\xff\xff\xff\x7f", b"j\0\0\0\x10", b"K\0"),
+    *(
+        b"J\xff\xff\xff\x7f",
+        b"J\xff\xff\xff\xff",
+        b"\x8a\x08" + b"\x7f" * 8,
+        b"\x8b\xff\xff\xff\x7f",
+        b"X\xff\xff\xff\x7f",
+    ),
+    *(b"cbuiltins\nbytearray\n", b"c__builtin__\nbytearray\n", b"ctorch\nTensor\n", b"ctorch\nFloatStorage\n"),
+    *(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"cos\nsystem\n", b"X\1\0\0\0a"),
+)
 
 
 CHANGES = (_flip, _flip, _overwrite, _overwrite, _cut, _repeat, _insert, _move)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.batch import DataFacts
-from sharding.errors import AlexstreamError
-from trainer import checkpoint as checkpoints
-from trainer.recipe import Recipe
+from alexstream.core.errors import AlexstreamError
+from alexstream.pipeline.batch import DataFacts
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.recipe import Recipe
 
 
 def facts():
@@ -33,7 +33,7 @@ def state(step):
         step=step,
         errors=(0.5,) * step,
         recipe=Recipe(),
-        data=checkpoints.checkpoint_data(facts()),
+        data=checkpoints.make_checkpoint_data(facts()),
         parameters=tensors[0],
         velocity=tensors[1],
     )
@@ -53,7 +53,7 @@ def save(told):
     os.environ.update(told["environment"])
     folder = Path(told["folder"])
     try:
-        checkpoints.save(folder, state(told["step"]))
+        checkpoints.save_checkpoint(folder, state(told["step"]))
     except AlexstreamError as error:
         (folder.parent / "error").write_text(str(error))
         os._exit(1)

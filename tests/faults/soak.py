@@ -42,15 +42,16 @@ from tests.faults.disturbed import Broken, Runner
 OWN = "ALEXSTREAM_SOAK_OWN_MOUNTS"
 WARM_UP_S, ENOUGH_ROWS = 60.0, 30  # of a quarter: fewer see threads that come and go as the stream is opened
 GROWTH_MIB, GROWTH_COUNT = 24.0, 2
+PAUSE_S = {False: 0.05, True: 0.5}  # between the batches of the stream beside it, of a quick soak
 COMMAND = "python tests/faults/soak.py --minutes {minutes:g} --images IMAGES --work WORK --seed {seed}"
 
 
 class Endless:
     """The process that streams during the whole soak."""
 
-    def __init__(self, data, work):
+    def __init__(self, data, work, pause_s):
         self.log = work / "endless.jsonl"
-        command = [sys.executable, str(ROOT / "tests/faults/endless.py"), str(data)]
+        command = [sys.executable, str(ROOT / "tests/faults/endless.py"), str(data), str(pause_s)]
         with open(self.log, "w") as out, open(work / "endless.err", "w") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err)
         self.errors = work / "endless.err"
@@ -89,13 +90,13 @@ class Soak:
         self.work = args.work / "soak"
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
-        self.runner = Runner(self.work, uuid.uuid4().hex)
+        self.runner = Runner(self.work, uuid.uuid4().hex, quick=args.quick)
         self.begun = time.monotonic()
         self.rows, self.grown = [], None
 
     def run(self):
         """All cycles."""
-        endless, ended = Endless(self._data_to_stream(), self.work), threading.Event()
+        endless, ended = Endless(self._data_to_stream(), self.work, PAUSE_S[self.args.quick]), threading.Event()
         threading.Thread(target=self._say_each_minute, args=(ended,), daemon=True).start()
         try:
             while self._goes_on():
@@ -251,6 +252,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="cycles begin until then")
     parser.add_argument("--cycles", type=int, default=0, help="as many cycles, however long they take")
+    parser.add_argument("--quick", action="store_true", help="small cycles, whose commands are forked: for a test")
     parser.add_argument("--images", type=Path, required=True, help="a folder of images")
     parser.add_argument("--work", type=Path, required=True, help="a folder for what it makes: some GB")
     parser.add_argument("--seed", type=int, default=0)
@@ -264,6 +266,8 @@ def main():
     soak.run()
     command = COMMAND.format(minutes=args.minutes, seed=args.seed)
     note(soak, command)
+    if soak.runner.stem:
+        soak.runner.stem.close()
     if args.json:
         args.json.write_text(json.dumps(as_json(soak), indent=1) + "\n")
     if args.report:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 def main():
     """Load everything, by a small conversion; then do as told until there is no more."""
-    from cli import main as command_line
+    from alexstream.commands.main import main as command_line
     from tests.faults.sources import draw
 
     with tempfile.TemporaryDirectory() as folder:

@@ -12,37 +12,54 @@ import gzip
 import hashlib
 import json
 import os
+import random
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import click
 import numpy as np
 from PIL import Image
 
-from sharding import layout
-from sharding.convert import convert_shard
-from sharding.describe import describe, quarantine
-from sharding.errors import AlexstreamError
-from sharding.image import prepare
-from sharding.lookup import Lookup
-from sharding.output import claimed
-from sharding.pack import ShardRequest, jobs, plans, shard_all
-from sharding.sources import ilsvrc
-from sharding.sources.class_list import classes_from
-from sharding.sources.devkit import find_devkit
-from sharding.sources.kaggle import kaggle
-from sharding.sources.parquet import parquet
-from sharding.sources.place import items, open_ranges
-from sharding.sources.reading import Reader
-from sharding.sources.tar_kind import tar_kind
-from sharding.sources.tar_walk import walk_tar
-from sharding.sources.webdataset import webdataset
-from sharding.verify import verify
+from alexstream.core.errors import AlexstreamError
+from alexstream.sharding.convert import convert_shard
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.catalog import CATALOG_COLUMNS, load_catalog_shard
+from alexstream.sharding.dataset_v1.document import SCHEMA, json_bytes, json_digest
+from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats
+from alexstream.sharding.describe import describe_dataset, load_quarantine
+from alexstream.sharding.images.decode import decode_sample, prepare_image
+from alexstream.sharding.images.formats import MAX_PIXELS
+from alexstream.sharding.images.stored_sample import STORED_EXTENSIONS, SampleChecker
+from alexstream.sharding.lookup import SampleLookup
+from alexstream.sharding.output import open_output_folder
+from alexstream.sharding.pack import shard_all
+from alexstream.sharding.sources.files import list_items, open_range_file
+from alexstream.sharding.sources.imagenet import ilsvrc
+from alexstream.sharding.sources.imagenet.devkit import find_devkit
+from alexstream.sharding.sources.imagenet.kaggle import detect_kaggle
+from alexstream.sharding.sources.labels.class_list import load_classes
+from alexstream.sharding.sources.labels.label_table import LabelTableOptions
+from alexstream.sharding.sources.labels.labeled import detect_labeled
+from alexstream.sharding.sources.parquet import detect_parquet
+from alexstream.sharding.sources.reader import Reader
+from alexstream.sharding.sources.tars.kind import detect_tar_kind
+from alexstream.sharding.sources.tars.walk import walk_tar
+from alexstream.sharding.sources.tars.webdataset import detect_webdataset
+from alexstream.sharding.split_plans import ShardRequest, make_jobs, plan_splits
+from alexstream.sharding.verify import verify
+from tests.faults.mutate import damaged_pickle
 from tests.sharding import miniature
+from tests.source_splits import read_split
 
-RAW = layout.EncodeRecipe(encoding="raw", size_px=224)
+SECONDS = 10  # of an answer
+
+RAW = EncodeRecipe(encoding="raw", size_px=224)
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ class Target:
     """``make`` writes whole files into a folder; ``file`` is the one that is damaged; ``run`` reads them.
 
     ``mend`` makes sums right after the damage; ``structured``: the file is JSON, whose values are damaged too;
+    ``change``: another kind of damage than that of bytes;
     ``cost``: how many executions of the quick ones one takes, about.
     """
 
@@ -58,6 +76,7 @@ class Target:
     run: Callable[[Path], object]
     mend: Callable[[Path], object] = lambda folder: None
     structured: bool = False
+    change: Callable[[bytes, random.Random], bytes] | None = None
     cost: int = 1
 
 
@@ -74,7 +93,7 @@ def data_set(folder, **encode):
         for i in range(2):
             draw(folder / "images" / label / f"{i}.png", size=(9 + i, 8))
     (folder / "images" / "a" / "bad.png").write_bytes(b"")
-    recipe = layout.EncodeRecipe(size_px=224, **encode)
+    recipe = EncodeRecipe(size_px=224, **encode)
     request = ShardRequest(source=folder / "images", folder=folder / "set", num_workers=1, encode=recipe)
     list(shard_all(request, quiet=True))
 
@@ -82,7 +101,7 @@ def data_set(folder, **encode):
 def signed(path, value):
     """A JSON file of a data set with its checksum made right."""
     value = {name: held for name, held in value.items() if name != "checksum"}
-    path.write_bytes(layout.json_bytes({**value, "checksum": layout.json_digest(value)}))
+    path.write_bytes(json_bytes({**value, "checksum": json_digest(value)}))
 
 
 def resign(name):
@@ -95,7 +114,7 @@ def resign(name):
             if isinstance(value, dict):
                 shards = [[s["name"], s["num_samples"], s["sha256"]] for s in value.get("shards", [])]
                 if shards:
-                    value["digest"] = layout.json_digest([layout.SCHEMA, value["split"], value["classes"], shards])
+                    value["digest"] = json_digest([SCHEMA, value["split"], value["classes"], shards])
                 signed(path, value)
 
     return mend
@@ -126,38 +145,38 @@ def sign(folder):
 
 def read_stats(folder):
     """Against the manifest, which is whole."""
-    layout.load_stats(folder / "set", layout.load_manifest(folder / "set"))
+    load_stats(folder / "set", load_manifest(folder / "set"))
 
 
 def read_mean(folder):
     """The parser of ``mean.npy``, its hash made right."""
     whole = folder / "set"
-    stats = layout.load_stats(whole, layout.load_manifest(whole))
-    layout.load_mean_image(whole, replace(stats, mean_image_sha256=sha(whole / layout.MEAN)))
+    stats = load_stats(whole, load_manifest(whole))
+    load_mean_image(whole, replace(stats, mean_image_sha256=sha(whole / layout.MEAN)))
 
 
 def read_catalog(folder):
     """The parser of a catalog, its hash made right."""
     whole = folder / "set"
-    (record,) = layout.load_manifest(whole).shards
+    (record,) = load_manifest(whole).shards
     record = replace(record, catalog_sha256=sha(whole / f"{record.name}.parquet"))
-    layout.load_catalog_shard(whole, record, layout.CATALOG_COLUMNS)
+    load_catalog_shard(whole, record, CATALOG_COLUMNS)
 
 
 def read_quarantine(folder):
     """The parser of ``quarantine.jsonl``, its hash made right."""
     whole = folder / "set"
-    quarantine(whole, replace(layout.load_manifest(whole), quarantine_sha256=sha(whole / layout.QUARANTINE)))
+    list(load_quarantine(whole, replace(load_manifest(whole), quarantine_sha256=sha(whole / layout.QUARANTINE))))
 
 
 def opened(folder):
     """As the stream opens a data set and reads from it."""
-    from pipeline.dataset import open_dataset
+    from alexstream.pipeline.reading.dataset import open_dataset
 
     data = open_dataset(folder / "set")
     try:
-        layout.load_mean_image(folder / "set", layout.load_stats(folder / "set", data.manifest))
-        data.key_of(0)
+        load_mean_image(folder / "set", load_stats(folder / "set", data.manifest))
+        data.read_key(0)
         data.stored(0)
     finally:
         data.shards.close()
@@ -165,21 +184,21 @@ def opened(folder):
 
 def looked_into(folder):
     """As ``info`` and ``report`` do."""
-    shown(describe(folder / "set"))
-    Lookup.of(folder / "set").pixels(0)
+    shown(describe_dataset(folder / "set"))
+    SampleLookup.from_folder(folder / "set").pixels(0)
 
 
 def proved(folder):
     """As ``verify`` does; findings are right answers."""
-    shown(verify(folder / "set", num_workers=1, quiet=True).lines())
+    shown(verify(folder / "set", num_workers=1, quiet=True).to_text())
 
 
 def reported(folder):
     """As ``report`` writes a page about a data set."""
-    from report.compose import write
-    from report.subject import Request
+    from alexstream.report.compose import write_report
+    from alexstream.report.subject import ReportRequest
 
-    write(Request(folder=folder / "set", source=folder / "images", quiet=True), folder / "report.html")
+    write_report(ReportRequest(folder=folder / "set", source=folder / "images", quiet=True), folder / "report.html")
 
 
 def shown(text):
@@ -189,7 +208,7 @@ def shown(text):
 
 def config(folder):
     """As ``--config`` does."""
-    from commands.group import command
+    from alexstream.commands.group import command
 
     @command("probe")
     @click.option("--count", type=int)
@@ -206,14 +225,27 @@ def config(folder):
 
 def classes_in(folder):
     """As ``--classes`` does."""
-    classes_from(folder / "c.txt")
+    load_classes(folder / "c.txt")
+
+
+def labelled_by(table):
+    """As ``--labels`` does, with a table of this name."""
+
+    def run(folder):
+        for i in range(2):
+            (folder / f"{i}.jpg").write_bytes(b"x")
+        found = detect_labeled(folder, LabelTableOptions(file=folder / table))
+        for make in found.splits.values():
+            list(read_split(make).entries)
+
+    return run
 
 
 def saved(folder):
     """A checkpoint in small."""
     import torch
 
-    from trainer import checkpoint
+    from alexstream.trainer import checkpoint
 
     state = checkpoint.Checkpoint(
         step=3,
@@ -223,7 +255,7 @@ def saved(folder):
         parameters={"a": torch.ones(3)},
         velocity={"a": torch.ones(3)},
     )
-    checkpoint.save(folder, state)
+    checkpoint.save_checkpoint(folder, state)
     next(folder.glob("checkpoint-*.pt")).rename(folder / "checkpoint.pt")
 
 
@@ -233,16 +265,112 @@ def seal_again(folder):
     (folder / "checkpoint.pt").write_bytes(body + b"alexstream sha256 " + hashlib.sha256(body).hexdigest().encode())
 
 
+def saved_pickle(folder):
+    """A checkpoint in small, and beside it the pickle that is in it."""
+    saved(folder)
+    (folder / "whole").mkdir()
+    with zipfile.ZipFile(folder / "checkpoint.pt") as archive:
+        for one in archive.infolist():
+            (folder / "whole" / one.filename.replace("/", "!")).write_bytes(archive.read(one))
+    (folder / "whole" / "archive!data.pkl").rename(folder / "data.pkl")
+
+
+def pack_pickle(folder):
+    """A checkpoint with the damaged pickle, and its sums made right."""
+    with zipfile.ZipFile(folder / "checkpoint.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", (folder / "data.pkl").read_bytes())
+        for path in (folder / "whole").iterdir():
+            archive.writestr(path.name.replace("!", "/"), path.read_bytes())
+        archive.comment = b"-" * 82
+    seal_again(folder)
+
+
+class Answers:
+    """In place of an S3 client's method, below the guard: pages and contents as a damaged file has them."""
+
+    def __init__(self, path):
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            found = None  # no page at all
+        found = found if isinstance(found, dict) else {}
+        pages, content = found.get("pages"), found.get("content")
+        self.pages = pages if isinstance(pages, list) else []
+        self.content = content.encode("utf-8", "replace") if isinstance(content, str) else bytes(1000)
+
+    async def __call__(self, method, **asked):
+        if method == "list_objects_v2":
+            token = asked.get("ContinuationToken", "")
+            pages = [page for page in self.pages if isinstance(page, dict) and page.get("asked", "") == token]
+            return pages[0] if pages else {}
+        return {"Body": Content(self.content)}
+
+
+class Content:
+    """A body that gives what it has, in pieces."""
+
+    def __init__(self, content):
+        self.content = content
+
+    async def read(self, amount=None):
+        given = self.content[: min(amount or 1 << 30, 7)]
+        self.content = self.content[len(given) :]
+        return given
+
+    def close(self):
+        """Nothing is open."""
+
+
+def answers(folder):
+    """Two pages of a listing, and an object."""
+    entries = [{"Key": f"train/{name}", "Size": 20} for name in ("manifest.json", "a.tar", "é.tar")]
+    pages = [
+        {"Contents": entries, "CommonPrefixes": [{"Prefix": "train/x/"}], "IsTruncated": True},
+        {"asked": "t1", "Contents": [{"Key": "train/b.tar", "Size": 3}], "IsTruncated": False},
+    ]
+    pages[0]["NextContinuationToken"] = "t1"
+    (folder / "answers.json").write_text(json.dumps({"pages": pages, "content": "x" * 20}))
+
+
+def answered(folder):
+    """A listing and a read of a store; what its client would not hand on either is an answer that is refused."""
+    import asyncio
+
+    from alexstream.core import object_store
+
+    class Client:
+        isdir = None
+        _strip_protocol = staticmethod(str)
+
+        def split_path(self, path):
+            bucket, _, key = path.partition("/")
+            return bucket, key, None
+
+    async def ask():
+        client = Client()
+        client._call_s3 = Answers(folder / "answers.json")
+        object_store.guard_filesystem(client)
+        listed = await object_store.list_async(client, "b/train")
+        assert all("/" not in one.name and one.name for one in listed)
+        body = (await client._call_s3("get_object", Range="bytes=0-19"))["Body"]
+        assert len(await body.read()) <= 20
+
+    try:
+        asyncio.run(asyncio.wait_for(ask(), SECONDS))
+    except OSError as error:
+        raise AlexstreamError(f"the store: {error}") from error
+
+
 def loaded(folder):
     """As every command that takes one."""
-    from trainer import checkpoint
+    from alexstream.trainer import checkpoint
 
-    checkpoint.load(folder / "checkpoint.pt")
+    checkpoint.load_checkpoint(folder / "checkpoint.pt")
 
 
 def measured(folder):
     """The reader of a run's metrics."""
-    from trainer.metrics import Metrics
+    from alexstream.trainer.metrics import Metrics
 
     Metrics.read(folder)
 
@@ -260,11 +388,11 @@ def a_run(folder):
 
 def drawn(folder):
     """As ``report`` draws a run's curves, where the numbers can be read."""
-    from report.subject import Run
-    from report.training import section
-    from trainer.metrics import Metrics
+    from alexstream.report.subject import Run
+    from alexstream.report.training import build_section
+    from alexstream.trainer.metrics import Metrics
 
-    section(Run.of(folder), Metrics.read(folder))
+    build_section(Run.from_folder(folder), Metrics.read(folder))
 
 
 def source(write):
@@ -274,8 +402,8 @@ def source(write):
 
 def listed(folder):
     """As ``shard`` lists a source and reads its first images."""
-    for plan in plans(ShardRequest(source=folder / "source", folder=folder / "out")):
-        job = jobs(plan)[0]
+    for plan in plan_splits(ShardRequest(source=folder / "source", folder=folder / "out")):
+        job = make_jobs(plan)[0]
         with Reader(job.source_root) as reader:
             for image in list(job.images())[:8]:
                 with contextlib.suppress(AlexstreamError):
@@ -288,7 +416,7 @@ def entries(form):
     def run(folder):
         found = form(folder / "source")
         for make in found.splits.values() if found else ():
-            list(make().entries)
+            list(read_split(make).entries)
 
     return run
 
@@ -296,16 +424,16 @@ def entries(form):
 def walked(folder):
     """A tar's headers."""
     path = folder / "source" / ilsvrc.VAL_TAR
-    tar_kind(path)
-    with open_ranges(path) as file:
+    detect_tar_kind(path)
+    with open_range_file(path) as file:
         list(walk_tar(file, "tar"))
 
 
 def kit(folder):
     """The devkit beside a source."""
-    found = find_devkit(folder / "source", items(folder / "source"))
+    found = find_devkit(folder / "source", list_items(folder / "source"))
     if found:
-        found[1].truth().of(["a.JPEG"] * 6, "val")
+        found[1].val_labels().labels_for(["a.JPEG"] * 6, "val")
 
 
 def unpacked_kit(folder):
@@ -327,7 +455,7 @@ def picture(kind, **options):
 
 def prepared(folder):
     """As ``shard`` takes an image."""
-    prepare((folder / "image").read_bytes(), RAW)
+    prepare_image((folder / "image").read_bytes(), RAW)
 
 
 def sum_chunks(folder):
@@ -344,13 +472,13 @@ def sum_chunks(folder):
 
 def compiled(folder):
     """As the compiled operator decodes a stored sample."""
-    from pipeline.fused import ROW
+    from alexstream.pipeline.decode.fused import ROW_DTYPE
 
     run = _operator()
     if run is None:
         return
     mean, out, answer = _planes()
-    row, descriptor = np.zeros(1, ROW), os.open(folder / "image", os.O_RDONLY)
+    row, descriptor = np.zeros(1, ROW_DTYPE), os.open(folder / "image", os.O_RDONLY)
     row["fd"], row["size"], row["edge"] = descriptor, (folder / "image").stat().st_size, 224
     row["mean"], row["mean_edge"], row["out"], row["divisor"] = mean.ctypes.data, 224, out.ctypes.data, 1
     addresses = [np.array([array.ctypes.data], np.uint64) for array in (answer, row)]
@@ -364,12 +492,40 @@ def compiled(folder):
         raise AlexstreamError("no image")
 
 
+def stored_as_any(folder):
+    """As a sample of every encoding under every extension; refused where none of them takes it."""
+    content, taken = (folder / "image").read_bytes(), 0
+    for encoding, extension in product(STORED_EXTENSIONS, ("jpg", "png", "webp", "rgb", "eps")):
+        recipe = EncodeRecipe(encoding=encoding, size_px=224)
+        with contextlib.suppress(AlexstreamError):
+            size = SampleChecker(recipe).check(content, extension)
+            begins = {"jpg": b"\xff\xd8", "png": b"\x89PNG", "webp": b"RIFF", "rgb": b""}[extension]
+            assert (
+                content.startswith(begins)
+                and extension in STORED_EXTENSIONS[encoding]
+                and size[0] * size[1] <= MAX_PIXELS
+            )
+            taken += 1
+            if size[0] * size[1] < 1 << 24:
+                assert decode_sample(content, extension, recipe).shape == (224, 224, 3)
+    if not taken:
+        raise AlexstreamError("no sample of any data set")
+
+
+def refused_as_any(folder):
+    """As the same, of a file in a format that no data set has: to refuse it is right."""
+    try:
+        stored_as_any(folder)
+    except AlexstreamError:
+        return
+
+
 @functools.cache
 def _operator():
-    from pipeline.fused import operator
+    from alexstream.pipeline.decode.fused import find_operator_address
 
     kind = ctypes.CFUNCTYPE(None, *(ctypes.c_uint64,) * 3, ctypes.c_int32, *(ctypes.c_uint64,) * 3, ctypes.c_int32)
-    return kind(operator()) if operator() else None
+    return kind(find_operator_address()) if find_operator_address() else None
 
 
 @functools.cache
@@ -381,17 +537,17 @@ def unfinished(folder):
     """A conversion that was interrupted: its plan and a shard's part are there, its manifest is not."""
     data_set(folder)
     request = ShardRequest(source=folder / "images", folder=folder / "out", num_workers=1)
-    (plan,) = plans(request)
-    with claimed(folder / "out", plan.digest, "train"):
-        convert_shard(jobs(plan)[0], lambda _: None)
+    (plan,) = plan_splits(request)
+    with open_output_folder(folder / "out", plan.digest, "train"):
+        convert_shard(make_jobs(plan)[0], lambda _: None)
 
 
 def goes_on(folder):
     """As ``shard`` goes on with it."""
     request = ShardRequest(source=folder / "images", folder=folder / "out", num_workers=1)
-    (plan,) = plans(request)
-    with claimed(folder / "out", plan.digest, "train"):
-        convert_shard(jobs(plan)[0], lambda _: None)
+    (plan,) = plan_splits(request)
+    with open_output_folder(folder / "out", plan.digest, "train"):
+        convert_shard(make_jobs(plan)[0], lambda _: None)
 
 
 def document(name, run, cost=1):
@@ -405,7 +561,7 @@ def text(name, content, run):
 
 
 TARGETS = {
-    "manifest": document(layout.MANIFEST, lambda f: layout.load_manifest(f / "set")),
+    "manifest": document(layout.MANIFEST, lambda f: load_manifest(f / "set")),
     "statistics": document(layout.STATS, read_stats),
     "mean": Target(data_set, "set/mean.npy", read_mean, cost=10),
     "quarantine": Target(data_set, "set/quarantine.jsonl", read_quarantine),
@@ -425,7 +581,7 @@ TARGETS = {
     "mean, opened": Target(data_set, "set/mean.npy", opened, sign, cost=20),
     "quarantine, report": Target(data_set, "set/quarantine.jsonl", reported, sign, cost=40),
     "manifest, report": document(layout.MANIFEST, reported, cost=10),
-    "classes of a data set": Target(data_set, "set/classes.json", lambda f: classes_from(f / "set" / layout.CLASSES)),
+    "classes of a data set": Target(data_set, "set/classes.json", lambda f: load_classes(f / "set" / layout.CLASSES)),
     "tar headers": Target(source(miniature.write_val_tar), f"source/{ilsvrc.VAL_TAR}", walked),
     "archive of archives": Target(source(miniature.write_archives), f"source/{ilsvrc.TRAIN_TAR}", listed, cost=4),
     "validation archive": Target(source(miniature.write_archives), f"source/{ilsvrc.VAL_TAR}", listed),
@@ -436,19 +592,26 @@ TARGETS = {
         source(miniature.write_flat_val), f"source/ILSVRC2012_devkit_t12/data/{ilsvrc.GROUND_TRUTH}", kit
     ),
     "Parquet": Target(
-        source(miniature.write_parquet), "source/data/train-00000-of-00002.parquet", entries(parquet), cost=4
+        source(miniature.write_parquet), "source/data/train-00000-of-00002.parquet", entries(detect_parquet), cost=4
     ),
     "Parquet, images": Target(
         source(miniature.write_parquet), "source/data/train-00000-of-00002.parquet", listed, cost=4
     ),
-    "Kaggle's table": Target(source(miniature.write_kaggle), "source/LOC_val_solution.csv", entries(kaggle)),
-    "Kaggle's names": Target(source(miniature.write_kaggle), "source/LOC_synset_mapping.txt", entries(kaggle)),
-    "WebDataset": Target(source(miniature.write_webdataset), "source/imagenet1k-train-0000.tar", entries(webdataset)),
+    "Kaggle's table": Target(source(miniature.write_kaggle), "source/LOC_val_solution.csv", entries(detect_kaggle)),
+    "Kaggle's names": Target(source(miniature.write_kaggle), "source/LOC_synset_mapping.txt", entries(detect_kaggle)),
+    "WebDataset": Target(
+        source(miniature.write_webdataset), "source/imagenet1k-train-0000.tar", entries(detect_webdataset)
+    ),
     "list of classes": text("c.txt", "n01440764 tench\nb\nc\td\n", classes_in),
+    "table of labels": text("t.csv", 'file,label,split\n0.jpg,a,train\n1.jpg,"b",val\n', labelled_by("t.csv")),
+    "labels of Caffe": text("t.txt", "0.jpg 3\n1.jpg 4\n", labelled_by("t.txt")),
+    "labels in JSON lines": text(
+        "t.jsonl", '{"file": "0.jpg", "label": 1}\n{"file": "1.jpg", "label": 2}\n', labelled_by("t.jsonl")
+    ),
     "classes.json": text(
         "classes.json",
         '[{"index": 0, "wnid": "a"}, {"index": 1, "wnid": "b"}]',
-        lambda f: classes_from(f / "classes.json"),
+        lambda f: load_classes(f / "classes.json"),
     ),
     "TOML of --config": text("run.toml", 'count = 3\nflag = true\nmany = ["a"]\n', config),
     "JPEG": Target(picture("JPEG"), "image", prepared),
@@ -460,7 +623,23 @@ TARGETS = {
     "GIF": Target(picture("GIF"), "image", prepared),
     "BMP": Target(picture("BMP"), "image", prepared),
     "PPM": Target(picture("PPM"), "image", prepared),
+    **{
+        f"stored {name}": Target(picture(kind, **options), "image", stored_as_any, cost=4)
+        for name, kind, options in (
+            ("JPEG", "JPEG", {"size": (224, 224)}),
+            ("progressive JPEG", "JPEG", {"progressive": True}),
+            ("PNG", "PNG", {}),
+            ("WebP", "WEBP", {}),
+            ("lossless WebP", "WEBP", {"lossless": True}),
+        )
+    },
+    **{
+        f"{kind} as a sample": Target(picture(kind), "image", refused_as_any)
+        for kind in ("EPS", "TIFF", "JPEG2000", "PPM", "GIF", "BMP", "TGA", "ICO")
+    },
     "stored JPEG, compiled operator": Target(picture("JPEG", size=(224, 224)), "image", compiled),
+    "checkpoint, operations": Target(saved_pickle, "data.pkl", loaded, pack_pickle, change=damaged_pickle, cost=2),
+    "answers of a store": Target(answers, "answers.json", answered, structured=True),
     "checkpoint": Target(saved, "checkpoint.pt", loaded, seal_again),
     "metrics": Target(a_run, "metrics.jsonl", measured),
     "metrics, report": Target(a_run, "metrics.jsonl", drawn, cost=400),

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from sharding import layout
-from sharding.verify import verify
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.verify import verify
 from tests.faults.conversion import convert, hashes, same, undisturbed, unfinished_or
 from tests.faults.edge import CALLS, CHANGES, Edge
 from tests.faults.sources import draw
@@ -90,6 +90,42 @@ def test_an_error_at_any_call_of_a_continuation_loses_nothing(trials, tmp_path):
         unfinished_or(folder, expected)
         assert convert(source, folder).code == 0
         same(folder, expected)
+
+
+def without_folder_sync(notes, under, name):
+    """A file system that answers an fsync of any of its folders with this error."""
+    return Edge(notes, under, doing(name), 1, 10**6, "fsync", folders=True)
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "EOPNOTSUPP", "ENOSYS", "EBADF"])
+def test_a_file_system_whose_folders_know_no_fsync_takes_a_conversion(name, tmp_path):
+    """It makes ``new/out`` too: their names are those of folders above."""
+    source, folder = draw(tmp_path / "src", 6), tmp_path / "new" / "out"
+    expected = undisturbed(source, folder)
+    shutil.rmtree(tmp_path / "new")
+    fault = without_folder_sync(tmp_path / "notes", tmp_path, name)
+    done = convert(source, folder, fault=fault)
+    assert (done.code, done.stderr) == (0, "")
+    assert {os.fspath(folder), os.fspath(folder.parent), os.fspath(tmp_path)} <= {call.path for call in fault.calls()}
+    same(folder, expected)
+
+
+@pytest.mark.parametrize("name", ["EIO", "ENOSPC", "EDQUOT"])
+def test_names_that_do_not_reach_the_disk_are_an_error(name, tmp_path):
+    source, folder = draw(tmp_path / "src", 6), tmp_path / "out"
+    done = convert(source, folder, fault=without_folder_sync(tmp_path / "notes", tmp_path, name))
+    is_one_line(done, folder, name)
+    assert convert(source, folder).code == 0
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "ENOSYS", "EIO"])
+def test_a_file_that_is_not_brought_to_the_disk_is_an_error_whatever_the_file_system_calls_it(name, tmp_path):
+    source, folder = draw(tmp_path / "src", 6), tmp_path / "out"
+    done = convert(
+        source, folder, fault=Edge(tmp_path / "notes", folder / "train-000000.tar", doing(name), 1, 1, "fsync")
+    )
+    is_one_line(done, folder, name)
+    assert not layout.is_dataset(folder)
 
 
 SOURCE_PROMISE = "a source that cannot be read is one line or a line in quarantine.jsonl, never a lost file"

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from sharding import layout
-from sharding.sample_set import write_sample_set
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.sample_set import write_sample_set
 from tests.conftest import children
 from tests.faults.conversion import convert, ended, group_is_gone, hashes, launch, same, undisturbed, unfinished_or
 from tests.faults.edge import Edge

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding import layout
-from sharding.verify import verify
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.verify import verify
 from tests.faults.conversion import convert, hashes, same, undisturbed
 from tests.faults.edge import Edge
 from tests.faults.sources import draw
@@ -102,3 +102,15 @@ def test_when_a_conversion_says_done_everything_is_on_the_disk(tmp_path):
     ]
     assert [call for call in loose if call.name != "unlink"] == []
     assert hashes(folder)
+
+
+def test_no_file_gets_its_name_before_its_content_is_on_the_disk(tmp_path):
+    """In the trace of one conversion, at each rename; where it ends, a later fsync would hide an early rename."""
+    source, folder = draw(tmp_path / "src", 12), tmp_path / "out"
+    fault = Edge(tmp_path / "notes", folder)
+    assert convert(source, folder, fault=fault).code == 0
+    calls = fault.calls()
+    renamed = [number for number, call in enumerate(calls) if call.name == "rename"]
+    assert len(renamed) >= 10 and {calls[n].second for n in renamed} >= {f"{folder}/manifest.json"}
+    early = [calls[n] for n in renamed if calls[n].path in Disk(calls[:n], fault).dirty]
+    assert early == []

@@ -1,5 +1,7 @@
 """A source that changes while it is converted: the set is that of one moment, or the conversion says so and ends."""
 
+import io
+import os
 import shlex
 import shutil
 import subprocess
@@ -7,10 +9,11 @@ import tarfile
 
 import pytest
 
-from sharding import layout
+from alexstream.sharding.dataset_v1 import layout
 from tests.faults.conversion import convert, hashes, undisturbed
 from tests.faults.edge import Edge
 from tests.faults.sources import draw
+from tests.faults.test_conversion_errors import made_as
 
 PROMISE = "a source that changes is never converted to a mix of before and after"
 # What is done to a file {it}; {other} is another image, {old} a file with the old times.
@@ -135,3 +138,74 @@ def write_tar(path, images):
             label.write_text(f"{number % 2}")
             tar.add(label, f"{image.stem}.cls")
             label.unlink()
+
+
+def renumbered(source, fault=None):
+    """The environment of a file system that makes up inode numbers and times of change whenever it is asked."""
+    return {"EDGE_RENUMBER": str(source), **(fault.environment if fault else {})}
+
+
+def is_one_note(done, source):
+    assert done.code == 0, done.stderr
+    assert done.stderr.startswith(f"NOTE {source}") and done.stderr.count("\n") == 1, done.stderr
+    assert "inode number or time of change" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
+def test_inode_numbers_that_do_not_last_are_said_once_and_the_work_goes_on(form, tmp_path):
+    source, folder = made_as(form, tmp_path), tmp_path / "out"
+    watch = Edge(tmp_path / "notes", folder)
+    expected = undisturbed(source, folder, fault=watch)
+    is_one_note(convert(source, folder, **renumbered(source)), source)
+    assert hashes(folder) == expected
+    shutil.rmtree(folder)
+    quarantine = next(c.number for c in watch.calls() if "quarantine" in c.path)
+    killed = Edge(tmp_path / "notes", folder, "signal 9", quarantine)
+    assert convert(source, folder, **renumbered(source, killed)).code == -9
+    is_one_note(convert(source, folder, **renumbered(source)), source)
+    assert hashes(folder) == expected
+
+
+def of_equal_sizes(path, colours, labels):
+    """A WebDataset tar of images of 108 bytes each, so that nothing but content tells one version from another."""
+    with tarfile.open(path, "w") as tar:
+        for number, (colour, label) in enumerate(zip(colours, labels, strict=True)):
+            data = b"P6 5 5 255\n" + bytes([colour, number, 0]) * 25
+            for name, content in ((f"{number}.ppm", data), (f"{number}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    os.utime(path, (10**9, 10**9))
+
+
+@pytest.mark.parametrize("moment", ["plan.json", ".part"])
+@pytest.mark.parametrize("changed", ["images", "labels", "size", "time"])
+def test_an_archive_that_was_replaced_is_an_error_where_inode_numbers_do_not_last_too(changed, moment, tmp_path):
+    """With the old size and time: by an image's bytes, or by what it is listed as.
+
+    ``plan.json``: after it was listed, before it is read; ``.part``: after it was read, before the last look.
+    """
+    source, folder, other = tmp_path / "train-000000.tar", tmp_path / "out", tmp_path / "other.tar"
+    of_equal_sizes(source, range(12), [0, 1] * 6)
+    watch = Edge(tmp_path / "notes", folder)
+    undisturbed(source, folder, fault=watch)
+    count = 13 if changed == "size" else 12
+    colours = range(100, 112) if changed == "images" else range(count)
+    of_equal_sizes(other, colours, [1 - n % 2 if changed == "labels" else n % 2 for n in range(count)])
+    if changed == "time":
+        os.utime(other, (10**9, 10**9 + 1))
+    elif changed == "size":
+        other.write_bytes(other.read_bytes() + bytes(10240))
+        os.utime(other, (10**9, 10**9))
+    at = next(c.number for c in watch.calls() if moment in c.path)
+    fault = Edge(tmp_path / "notes", folder, f"sh mv {other} {source}", at)
+    done = convert(source, folder, **renumbered(source, fault))
+    read_afterwards = changed == "images" and moment == "plan.json"  # of the new version, all of them
+    if read_afterwards or (changed == "time" and moment == ".part"):
+        assert done.code == 0, done.stderr
+        found = hashes(folder)
+        shutil.rmtree(folder)
+        assert found == undisturbed(source, folder)
+        return
+    assert done.code == 1 and str(source.parent) in done.error and "run the same command again" in done.error
+    assert not layout.is_dataset(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sharding import layout
+from alexstream.sharding.dataset_v1 import layout
 from tests.conftest import ROOT
 from tests.faults.conversion import convert, ended, hashes, launch, same, stem, undisturbed
 from tests.faults.edge import Edge
@@ -143,4 +143,4 @@ def state_is(pid, state):
 
 def test_the_stem_is_the_command_line(tmp_path):
     assert "already" not in stem().run("info", tmp_path).stdout
-    assert "no finished data set" in stem().run("info", tmp_path).error
+    assert "not a finished data set" in stem().run("info", tmp_path).error

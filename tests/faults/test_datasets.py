@@ -8,11 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cli import main
-from pipeline.loader import ShardedData
-from sharding import layout
-from sharding.errors import AlexstreamError
-from sharding.pack import ShardRequest, shard
+from alexstream.commands.main import main
+from alexstream.core.errors import AlexstreamError
+from alexstream.pipeline.stream import ShardedData
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.split_plans import ShardRequest
 from tests.faults.conversion import convert, hashes
 from tests.faults.damages import ADDED, DAMAGES, decodes_otherwise, flip, other_split, zeros
 from tests.faults.sources import draw
@@ -27,14 +29,16 @@ def sets(tmp_path_factory):
     for name, source_seed, options in (
         ("one", 0, {}),
         ("seed", 0, {"seed": 7}),
-        ("raw", 0, {"encode": layout.EncodeRecipe(encoding="raw")}),
+        ("raw", 0, {"encode": EncodeRecipe(encoding="raw")}),
         ("images", 1, {}),
     ):
         source = folder / f"source{source_seed}"
         for split, count in (("train", 12), ("val", 8)):
             if not (source / split).is_dir():
                 draw(source / split, count, seed=source_seed)
-            shard(ShardRequest(source=source / split, folder=folder / name / split, split=split, **options), quiet=True)
+            shard_split(
+                ShardRequest(source=source / split, folder=folder / name / split, split=split, **options), quiet=True
+            )
     return folder
 
 
@@ -164,7 +168,7 @@ def test_what_was_damaged_is_made_again_from_the_source(trials, sets, tmp_path):
 
 @pytest.mark.promise("swapped shards of one set are found", fault="two shards have changed places", short=2, long=20)
 def test_two_shards_of_one_set_that_changed_places_are_named(trials, tmp_path):
-    shard(ShardRequest(source=draw(tmp_path / "src", 130), folder=tmp_path / "whole"), quiet=True)
+    shard_split(ShardRequest(source=draw(tmp_path / "src", 130), folder=tmp_path / "whole"), quiet=True)
     for chance in trials:
         copy = shutil.copytree(tmp_path / "whole", tmp_path / f"copy{trials.number}")
         extension = chance.choice(["tar", "idx", "parquet"])

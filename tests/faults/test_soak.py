@@ -12,7 +12,8 @@ from tests.faults.disturbed import Broken, Ended, Runner, answers
 
 
 def test_a_cycle_under_faults_keeps_every_promise(sample_images, tmp_path):
-    words = ["--cycles", "1", "--images", sample_images, "--work", tmp_path, "--seed", "4", "--json", tmp_path / "json"]
+    words = ["--quick", "--cycles", "1", "--seed", "4", "--images", sample_images, "--work", tmp_path]
+    words += ["--json", tmp_path / "json"]
     command = [sys.executable, ROOT / "tests" / "faults" / "soak.py", *words]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
@@ -54,9 +55,9 @@ def test_a_signal_waits_for_a_command_that_answers(runner):
 
 
 def test_a_lock_that_is_held_is_seen(tmp_path):
-    from trainer.claim import Claim
+    from alexstream.trainer.distributed.run_lock import RunLock
 
-    with Claim.of(tmp_path):
+    with RunLock.acquire(tmp_path):
         assert not is_free(tmp_path)
     assert is_free(tmp_path)
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from alexstream.trainer import checkpoint as checkpoints
 from tests.faults import training
-from trainer import checkpoint as checkpoints
 
 
 @pytest.mark.promise(
@@ -80,4 +80,4 @@ def test_a_run_that_changes_its_processes_has_the_losses_of_one_that_does_not(
             training.finish(words if epochs == 1 else [*words, "--resume"])
         whole, mine = training.losses(short_run), training.losses(run)
         assert mine == pytest.approx(whole, rel=1e-3) and len(mine) == training.STEPS
-        assert checkpoints.load(run).step == training.STEPS
+        assert checkpoints.load_checkpoint(run).step == training.STEPS

@@ -7,11 +7,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cli import main
+from alexstream.commands.main import main
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.errors import CheckpointError, TrainError
+from alexstream.trainer.run_setup import RunOptions, prepare_run
 from tests.faults import saver, training
-from trainer import checkpoint as checkpoints
-from trainer.errors import CheckpointError, TrainError
-from trainer.start import RunOptions, prepare
 
 NEWEST = "checkpoint-00000003.pt"
 
@@ -21,7 +21,7 @@ def whole(tmp_path_factory):
     """Three checkpoints."""
     folder = tmp_path_factory.mktemp("run")
     for step in (1, 2, 3):
-        checkpoints.save(folder, saver.state(step), keep=3)
+        checkpoints.save_checkpoint(folder, saver.state(step), keep=3)
     return folder
 
 
@@ -72,12 +72,12 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(trials, whole, tmp_pa
         folder = shutil.copytree(whole, tmp_path / "run", dirs_exist_ok=True)
         if not damaged(folder / NEWEST, DAMAGES[damage], chance):
             continue
-        found = checkpoints.restore(folder)
+        found = checkpoints.restore_checkpoint(folder)
         assert found.path.name == "checkpoint-00000002.pt" and saver.same(found.state, saver.state(2))
-        assert len(found.refused) == 1 and NEWEST in found.refused[0] and "\n" not in found.refused[0]
+        assert len(found.skipped) == 1 and NEWEST in found.skipped[0] and "\n" not in found.skipped[0]
         for place in (folder, folder / NEWEST):  # what evaluate and predict do
             with pytest.raises(CheckpointError, match=NEWEST):
-                checkpoints.load(place)
+                checkpoints.load_checkpoint(place)
 
 
 @pytest.mark.promise(
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(trials, whole, tmp_pa
 def test_a_damaged_pointer_or_missing_files_leave_a_good_checkpoint(trials, whole, tmp_path):
     for chance in trials:
         folder = shutil.copytree(whole, tmp_path / "run", dirs_exist_ok=True)
-        pointer = folder / checkpoints.LATEST
+        pointer = folder / checkpoints.LATEST_FILE
         what = chance.choice(["file gone", "pointer gone", "pointer empty", "pointer damaged"])
         if what == "pointer damaged":
             damaged(pointer, chance.choice(list(DAMAGES.values())), chance)
@@ -94,7 +94,7 @@ def test_a_damaged_pointer_or_missing_files_leave_a_good_checkpoint(trials, whol
             pointer.write_text("")
         else:
             (folder / NEWEST if what == "file gone" else pointer).unlink()
-        found = checkpoints.restore(folder)
+        found = checkpoints.restore_checkpoint(folder)
         assert saver.same(found.state, saver.state(found.state.step)) and found.path.is_file()
         # A damaged pointer may happen to name an older one.
         assert found.state.step == {"file gone": 2, "pointer damaged": found.state.step}.get(what, 3)
@@ -104,17 +104,17 @@ def test_a_damaged_pointer_or_missing_files_leave_a_good_checkpoint(trials, whol
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_alone(trials, whole, tmp_path):
     for chance in trials:
         folder = shutil.copytree(whole, tmp_path / "run", dirs_exist_ok=True)
-        for path in folder.glob(checkpoints.FILES):
+        for path in folder.glob(checkpoints.FILE_GLOB):
             while not damaged(path, chance.choice(list(DAMAGES.values())), chance):
                 pass
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         with pytest.raises(CheckpointError, match=r"no checkpoint can be read.*nothing was deleted") as told:
-            checkpoints.restore(folder)
+            checkpoints.restore_checkpoint(folder)
         assert "\n" not in str(told.value)
         facts = saver.facts()
         for resume in (True, False):
             with pytest.raises(TrainError):
-                prepare(RunOptions(folder=folder, resume=resume), facts)
+                prepare_run(RunOptions(folder=folder, resume=resume), facts)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -127,20 +127,20 @@ def test_a_checkpoint_with_nan_is_neither_saved_nor_gone_on_from(trials, whole, 
         state = saver.state(4)
         tensor = chance.choice([*state.parameters.values(), *state.velocity.values()])
         tensor[chance.randrange(len(tensor))] = chance.choice([float("nan"), float("inf"), -float("inf")])
-        with pytest.raises(TrainError, match=r"not a number after step 4.*smaller --lr"):
-            checkpoints.save(folder, state)
-        assert saver.same(checkpoints.load(folder), saver.state(3))
-        old = torch.load(folder / NEWEST, weights_only=True) | {"schema": checkpoints.UNSEALED}
+        with pytest.raises(TrainError, match=r"not a number after step 4.*smaller `learning_rate`"):
+            checkpoints.save_checkpoint(folder, state)
+        assert saver.same(checkpoints.load_checkpoint(folder), saver.state(3))
+        old = torch.load(folder / NEWEST, weights_only=True) | {"schema": checkpoints.SCHEMA_WITHOUT_CHECKSUM}
         old["velocity"]["w"][chance.randrange(64)] = float("nan")
         torch.save(old, folder / NEWEST)
-        assert checkpoints.restore(folder).state.step == 2
+        assert checkpoints.restore_checkpoint(folder).state.step == 2
 
 
 def test_a_checkpoint_of_the_first_schema_is_read(whole, tmp_path):
     state = torch.load(whole / NEWEST, weights_only=True)
     assert state["schema"] == checkpoints.SCHEMA
-    torch.save(state | {"schema": checkpoints.UNSEALED}, tmp_path / "old.pt")
-    assert saver.same(checkpoints.load(tmp_path / "old.pt"), saver.state(3))
+    torch.save(state | {"schema": checkpoints.SCHEMA_WITHOUT_CHECKSUM}, tmp_path / "old.pt")
+    assert saver.same(checkpoints.load_checkpoint(tmp_path / "old.pt"), saver.state(3))
 
 
 def test_evaluate_and_predict_refuse_a_damaged_checkpoint_with_one_line(whole, sample_shards, sample_images, tmp_path):
@@ -159,14 +159,14 @@ def test_evaluate_and_predict_refuse_a_damaged_checkpoint_with_one_line(whole, s
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(trials, sample_shards, short_run, tmp_path):
     for number, chance in enumerate(trials):
         run = shutil.copytree(short_run, tmp_path / str(number), copy_function=os.link)
-        newest = checkpoints.latest(run)
+        newest = checkpoints.find_latest(run)
         data = bytearray(newest.read_bytes())
         newest.unlink()  # a link
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         newest.write_bytes(data)
         del data
         done = training.resume(training.command(sample_shards, run), run, short_run)
-        assert len(done.lines) == 1 and newest.name in done.lines[0] and "going on from" in done.lines[0]
+        assert len(done.lines) == 1 and newest.name in done.lines[0] and "continuing from" in done.lines[0]
 
 
 @pytest.mark.promise("a run that diverges stops, with a good last checkpoint", fault="a learning rate of 10 to 10⁵",
@@ -177,5 +177,5 @@ def test_a_run_that_diverges_stops_with_advice_and_a_good_checkpoint(trials, sam
         words = training.command(sample_shards, run, "--lr", 10 ** chance.uniform(1, 5), every=1, epochs=4)
         done = training.Done(training.start(words))
         assert "smaller --lr" in done.error
-        if list(run.glob(checkpoints.FILES)):
-            assert checkpoints.load(run).not_numbers() is None
+        if list(run.glob(checkpoints.FILE_GLOB)):
+            assert checkpoints.load_checkpoint(run).find_non_finite() is None

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from pipeline.batch import Stages
+from alexstream.pipeline.batch import StageTimes
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.errors import TrainError
+from alexstream.trainer.metrics import METRICS_FILE, Metrics, Recorder, StepResult
+from alexstream.trainer.recipe import Phase
+from alexstream.trainer.run_setup import clear_leftovers
 from tests.conftest import ROOT
 from tests.faults import edge, saver, training
-from trainer import checkpoint as checkpoints
-from trainer.errors import TrainError
-from trainer.metrics import METRICS, Metrics, Recorder, StepResult
-from trainer.recipe import Phase
-from trainer.start import clear_leftovers
 
 FAULTS = {"SIGKILL": "signal 9", "a full disk": "errno 28", "a failing disk": "errno 5", "half a write": "short"}
 
@@ -42,7 +42,7 @@ def save():
 def saved_until(folder, step):
     folder.mkdir(parents=True)
     for number in range(1, step + 1):
-        checkpoints.save(folder, saver.state(number))
+        checkpoints.save_checkpoint(folder, saver.state(number))
     return folder
 
 
@@ -54,6 +54,13 @@ def calls_of_a_save(save, tmp_path):
     names = [call.name for call in counted.calls()]
     assert names.count("rename") == 2 and names.count("unlink") == 3 and names.count("fsync") == 4
     return len(names)
+
+
+def test_a_file_system_whose_folders_know_no_fsync_takes_checkpoints(save, tmp_path):
+    folder = saved_until(tmp_path / "run", 2)
+    fault = edge.Edge(tmp_path / "notes", folder, "errno 22", 1, 10**6, "fsync", folders=True)
+    assert save(folder, 3, fault.environment) == 0
+    assert len(fault.calls()) == 2 and checkpoints.find_latest(folder).name == "checkpoint-00000003.pt"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -78,11 +85,11 @@ def test_a_save_that_fails_at_any_call_loses_nothing(trials, save, tmp_path, fau
             said = (folder.parent / "error").read_text()
             assert code == 1 and "cannot write" in said and "\n" not in said and "--resume" in said
             assert not list(folder.glob("*.tmp"))
-        found = checkpoints.restore(folder)
-        assert not found.refused and saver.same(found.state, saver.state(found.state.step)) and found.state.step >= 2
-        assert saver.same(checkpoints.load(folder), found.state)  # what ``latest`` names
+        found = checkpoints.restore_checkpoint(folder)
+        assert not found.skipped and saver.same(found.state, saver.state(found.state.step)) and found.state.step >= 2
+        assert saver.same(checkpoints.load_checkpoint(folder), found.state)  # what ``latest`` names
         clear_leftovers(folder)
-        assert save(folder, 3, {}) == 0 and saver.same(checkpoints.load(folder), saver.state(3))
+        assert save(folder, 3, {}) == 0 and saver.same(checkpoints.load_checkpoint(folder), saver.state(3))
         kept = sorted(path.name for path in folder.iterdir())
         assert kept == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", "latest"]
 
@@ -113,7 +120,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on_later(
         with small_disk(tmp_path / f"disk-{number}", f"{checkpoints * 8}m") as disk:
             words = training.command(sample_shards, disk / "run")
             error = training.Done(training.start(words)).error
-            assert "No space left" in error and "--resume" in error
+            assert "No space left" in error and training.says_how_to_go_on(error, disk / "run")
             assert not list((disk / "run").glob("*.tmp"))
             subprocess.run(["mount", "-o", "remount,size=300m", disk], check=True)
             training.resume(words, disk / "run", short_run)
@@ -124,7 +131,7 @@ def step(number):
     phase = Phase(start=0, rate=0.01, conv1_rate=0.01, bias_rate=0.01)
     return StepResult(
         step=number, epoch=1, phase=phase, images=4, measured=torch.zeros(2), start_s=0.0, start_cpu_s=0.0,
-        wait_s=0.0, stages=Stages(),
+        wait_s=0.0, stages=StageTimes(),
     )  # fmt: skip
 
 
@@ -137,9 +144,10 @@ def test_metrics_on_a_full_disk_keep_whole_lines_and_go_on(trials, tmp_path):
             folder.mkdir()
             recorder, taken = Recorder(folder, quiet=True), 0
             (disk / "ballast").write_bytes(bytes(chance.randrange(150_000, 200_000)))
-            with pytest.raises(TrainError, match=r"No space left on device; make room .* --resume"):
+            with pytest.raises(TrainError, match=r"No space left on device; make room and start it again"):
                 for taken in range(1, 10_000):
                     recorder.step(step(taken), **values)
+                    recorder.require_written()
             recorder.close()
             (disk / "ballast").unlink()
             assert list(Metrics.read(folder).steps["step"]) == list(range(1, taken))
@@ -147,13 +155,13 @@ def test_metrics_on_a_full_disk_keep_whole_lines_and_go_on(trials, tmp_path):
             recorder.step(step(taken), **values)
             recorder.close()
             assert list(Metrics.read(folder).steps["step"]) == list(range(1, taken + 1))
-            assert (folder / METRICS).read_text().endswith("\n")
+            assert (folder / METRICS_FILE).read_text().endswith("\n")
             for path in folder.iterdir():
                 path.unlink()
 
 
 def test_a_line_that_lost_its_end_is_not_joined_with_the_next(tmp_path):
-    (tmp_path / METRICS).write_text('{"step": 1}\n{"step": 2}')
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n{"step": 2}')
     recorder = Recorder(tmp_path, quiet=True, start_step=2)
     recorder.close()
-    assert (tmp_path / METRICS).read_text() == '{"step": 1}\n'
+    assert (tmp_path / METRICS_FILE).read_text() == '{"step": 1}\n'

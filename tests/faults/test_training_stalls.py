@@ -21,7 +21,7 @@ def test_a_rank_that_stands_still_is_named_and_the_run_goes_on_later(trials, sam
     for number, chance in enumerate(trials):
         run, index = tmp_path / str(number), chance.randrange(2)
         words = training.command(sample_shards, run, "--timeout", TIMEOUT_S)
-        process = training.start(words)
+        process = training.start_anew(words)
         assert training.reach(process, run, chance.randint(2, 6))
         family = training.tree(process.pid)
         os.kill(training.ranks(process.pid)[index], signal.SIGSTOP)
@@ -29,7 +29,9 @@ def test_a_rank_that_stands_still_is_named_and_the_run_goes_on_later(trials, sam
         training.require_gone(family)
         told, said = [line for line in done.lines if line.startswith("Error: ")], "\n".join(done.lines)
         assert done.code == 1 and len(told) == 1, said
-        assert f"rank {index} did not answer for {TIMEOUT_S} s" in told[0] and "--resume" in told[0], said
+        assert f"rank {index} did not answer for {TIMEOUT_S} s" in told[0] and training.says_how_to_go_on(
+            told[0], run
+        ), said
         assert not [line for line in done.lines if line not in told and "has waited" not in line], said
         training.resume(words, run, short_run)
 
@@ -40,7 +42,7 @@ def test_a_rank_that_stands_still_is_named_and_the_run_goes_on_later(trials, sam
 def test_an_interrupt_ends_a_run_whose_rank_stands_still(trials, sample_shards, tmp_path):
     for number, chance in enumerate(trials):
         run = tmp_path / str(number)
-        process = training.start(training.command(sample_shards, run))
+        process = training.start_anew(training.command(sample_shards, run))
         assert training.reach(process, run, 1)
         family = training.tree(process.pid)
         os.kill(chance.choice(training.ranks(process.pid)), signal.SIGSTOP)

@@ -11,19 +11,30 @@ from pathlib import Path
 
 import torch
 
+from alexstream.trainer import checkpoint as checkpoints
 from tests.conftest import ROOT, children
-from trainer import checkpoint as checkpoints
+from tests.forks import Forked
 
 LIMIT_S = 300  # a hang, on a machine that has other things to do
 IMAGES = 67  # of ``sample_shards``
 STEPS = 9  # of the command below, with checkpoints after 3, 5, 6 and 9
+IS_SHORT = os.environ.get("ALEXSTREAM_TRIALS", "short") == "short"
+CLI = str(ROOT / "cli.py")
 
 
 def command(shards, run, *words, epochs=2, batch=16, every=3):
     """A training of two ranks, as a user types it; of a small network, for what is tried is not the arithmetic."""
     given = ["train", "--data", shards, "--run", run, "--batch-size", batch, "--epochs", epochs]
     given += ["--device", "cpu", "--checkpoint-every", every, "--width", 0.125, "--quiet", *words]
-    return [sys.executable, str(ROOT / "cli.py"), *map(str, given)]
+    return [sys.executable, CLI, *map(str, given)]
+
+
+def says_how_to_go_on(text, run):
+    """Whether the message of a run that was stopped names ``--resume`` only if there is a checkpoint to go on from.
+
+    The first one may have been saved while the message was made.
+    """
+    return ("--resume" in text and list(run.glob("checkpoint-*.pt"))) or "start it again" in text
 
 
 class Done:
@@ -46,7 +57,18 @@ class Done:
 
 
 def start(words, **environment):
-    """A command in a session of its own, that takes Ctrl-C even if the tests run in the background."""
+    """A command in a session of its own, that takes Ctrl-C even if the tests run in the background.
+
+    At length it is started as a user does. In the short run it is a fork, and its ranks are forks of it.
+    """
+    if IS_SHORT and words[1] == CLI:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        return Forked(words[2:], {**os.environ, **environment}, forked_ranks=True, **streams)
+    return start_anew(words, **environment)
+
+
+def start_anew(words, **environment):
+    """As ``start``, at any length as a user does: for what is tried on the processes themselves."""
     return subprocess.Popen(
         words,
         stdout=subprocess.DEVNULL,
@@ -90,7 +112,8 @@ def ranks(launcher):
     found = []
     for pid in children(launcher):
         with suppress(OSError):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            # Multiprocessing's tracker is a child, too.
+            if any(word in Path(f"/proc/{pid}/cmdline").read_bytes() for word in (b"spawn_main", b"tests.forks")):
                 found.append(pid)
     return found
 
@@ -140,7 +163,7 @@ def reach(process, run, step):
 def require_same(run, undisturbed):
     """The losses of every step and every bit of the last checkpoint."""
     assert losses(run) == losses(undisturbed)
-    whole, mine = checkpoints.load(undisturbed), checkpoints.load(run)
+    whole, mine = checkpoints.load_checkpoint(undisturbed), checkpoints.load_checkpoint(run)
     assert mine.step == whole.step
     assert torch.equal(torch.tensor(mine.errors), torch.tensor(whole.errors))
     for name in whole.parameters:

@@ -11,10 +11,11 @@ from itertools import islice
 import pytest
 import torch
 
-from pipeline.batch import Part
-from pipeline.loader import ShardedData
-from sharding.layout import EncodeRecipe
-from sharding.pack import ShardRequest, shard
+from alexstream.pipeline.batch import BatchSlice
+from alexstream.pipeline.stream import ShardedData
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.split_plans import ShardRequest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +38,7 @@ def encoded(sample_images, tmp_path_factory):
         request = ShardRequest(
             source=sample_images / "train", folder=folders[encoding], encode=EncodeRecipe(encoding=encoding)
         )
-        shard(request, quiet=True)
+        shard_split(request, quiet=True)
     return folders
 
 
@@ -91,7 +92,7 @@ def test_the_same_stream_twice_and_from_the_middle(encoded, gpu, encoding):
 
 def test_two_half_batches_are_the_whole(encoded, gpu):
     data = data_of(encoded["jpeg"])
-    halves = [taken(data.training(part=Part(index=i, count=2), device=gpu), 4) for i in range(2)]
+    halves = [taken(data.training(part=BatchSlice(index=i, count=2), device=gpu), 4) for i in range(2)]
     for step, whole in enumerate(taken(data.training(device=gpu), 4)):
         assert same([whole], [tuple(torch.cat([halves[i][step][k] for i in range(2)]) for k in range(3))])
 

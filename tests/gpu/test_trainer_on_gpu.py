@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.network.geometry import make_initial_parameters
+from alexstream.trainer.network.model import AlexNet
+from alexstream.trainer.network.post_conv import PostConv
+from alexstream.trainer.recipe import ORIGINAL, PAPER
 from tests.conftest import ROOT
-from trainer import checkpoint as checkpoints
-from trainer.columns import Columns
-from trainer.geometry import initial_parameters
-from trainer.model import AlexNet
-from trainer.recipe import ORIGINAL, PAPER
-from trainer.tail import Tail
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,7 +46,7 @@ def losses(run):
 
 
 def test_a_tail_and_its_gradient_are_those_of_the_cpu():
-    tail = Tail(maps=5, alpha=1e-4, k=2.0, size=3, stride=2)
+    tail = PostConv(maps=5, alpha=1e-4, k=2.0, size=3, stride=2)
     x = 30 * torch.randn(4, 96, 55, 55, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     results = []
     for device in ("cpu", "cuda"):
@@ -60,7 +60,7 @@ def test_a_tail_and_its_gradient_are_those_of_the_cpu():
 
 @pytest.mark.parametrize("recipe", [PAPER, ORIGINAL], ids=lambda recipe: recipe.name)
 def test_outputs_and_gradients_are_those_of_the_cpu(recipe):
-    start = {k: v.double() for k, v in initial_parameters(7, recipe, 1).items()}
+    start = {k: v.double() for k, v in make_initial_parameters(7, recipe, 1).items()}
     images = 60 * torch.randn(3, 3, 224, 224, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     results = []
     for device in ("cpu", "cuda"):
@@ -79,7 +79,7 @@ def test_a_run_repeats_and_resumes_to_the_bit(sample_shards, tmp_path, precision
     train(sample_shards, tmp_path / "parts", "--epochs", 1, *options)
     train(sample_shards, tmp_path / "parts", "--epochs", 2, "--resume", *options)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
-    whole, parts = (checkpoints.load(tmp_path / name).parameters for name in ("whole", "parts"))
+    whole, parts = (checkpoints.load_checkpoint(tmp_path / name).parameters for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
@@ -87,7 +87,7 @@ def test_too_few_devices_are_said(sample_shards, tmp_path):
     if torch.cuda.device_count() >= 2:
         pytest.skip("two CUDA devices here")
     result = train(sample_shards, tmp_path / "run", "--devices", 2, check=False)
-    assert result.returncode == 1 and "this machine has 1 GPUs" in result.stderr
+    assert result.returncode == 1 and "this machine has 1 GPU" in result.stderr
 
 
 @needs_two

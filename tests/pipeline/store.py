@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.remote.fetch import Patience
-from sharding.layout import ShardRecord
+from alexstream.pipeline.cache.fetch import RetryPolicy
+from alexstream.sharding.dataset_v1.manifest import ShardRecord
 
 DIGEST = "d" * 64
 SHARD_BYTES = 100_000
-QUICK = Patience(chunk_bytes=50_000, attempts=3, timeout_s=5.0, backoff_s=0.01, limit_s=60.0)
+QUICK = RetryPolicy(chunk_bytes=50_000, attempts=3, timeout_s=5.0, backoff_s=0.01, limit_s=60.0)
 
 
 class Proxy(ThreadingHTTPServer):

@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.augment import PAPER, Augmentation, Augmenter, Draws, uniform_below
-from pipeline.batch import Part
-from pipeline.dataset import open_dataset
-from pipeline.finish import Finish
-from pipeline.graph import Engine, crop_batches
-from pipeline.lighting import offset_matrix
-from pipeline.mean import MeanPlanes
-from pipeline.order import Order
-from pipeline.philox import sample_words
-from pipeline.steps import training_steps
-from sharding.layout import load_mean_image, load_stats
+from alexstream.pipeline.batch import BatchSlice
+from alexstream.pipeline.batch_plan import make_training_planner
+from alexstream.pipeline.decode.dali import Engine, run_crop_graph
+from alexstream.pipeline.reading.dataset import open_dataset
+from alexstream.pipeline.sampling.order import Order
+from alexstream.pipeline.sampling.philox import sample_words
+from alexstream.pipeline.transforms.augment import PAPER, Augmentation, Augmenter, Draws, uniform_below
+from alexstream.pipeline.transforms.lighting import offset_matrix
+from alexstream.pipeline.transforms.normalize import Normalizer
+from alexstream.pipeline.transforms.preprocessing import Preprocessing
 from tests.pipeline.formula_checks import (
     check_constant,
     check_covariance,
@@ -43,8 +42,8 @@ POSITIONS = 33
 def crops_of(data, augmenter, num_samples):
     """CropBatches of the real stream with any augmenter."""
     order = Order(num_samples=len(data), seed=SEED)
-    steps = training_steps(data, augmenter, order, BATCH, Part())
-    return islice(crop_batches(data, steps, Engine(batch_size=BATCH, num_threads=2), augmenter), num_samples // BATCH)
+    steps = make_training_planner(data, augmenter, order, BATCH, BatchSlice())
+    return islice(run_crop_graph(data, steps, Engine(batch_size=BATCH, num_threads=2), augmenter), num_samples // BATCH)
 
 
 @dataclass
@@ -52,8 +51,8 @@ class Lit:
     """Lighting as measured: one offset a sample, in stream order and by (epoch, image)."""
 
     data: object
-    stats: object
-    finish: Finish
+    preprocessing: Preprocessing
+    finish: Normalizer
 
     def offsets(self, augmenter, num_samples):
         """Measured offsets (n, 3), and the same as (epochs, images, 3)."""
@@ -73,24 +72,24 @@ class Lit:
 
     def augmenter(self, lighting="paper", **changes):
         """The right augmenter, or one with a changed field."""
-        right = Augmenter.of(Augmentation(lighting=lighting), SEED, 256, self.stats)
+        right = self.preprocessing.with_recipe(Augmentation(lighting=lighting)).make_augmenter(SEED, 256)
         return replace(right, **changes)
 
     def covariance(self, lighting="paper"):
         """The closed form, from the stored eigen-pairs, written out as docs and paper state it."""
-        p = self.stats.eigenvectors_CC
+        p = self.preprocessing.stats.eigenvectors_CC
         if lighting == "paper":
-            return (255 * 0.1) ** 2 * p @ np.diag(np.square(self.stats.eigenvalues_01)) @ p.T
-        return 0.01 * p @ np.diag(self.stats.eigenvalues_255) @ p.T
+            return (255 * 0.1) ** 2 * p @ np.diag(np.square(self.preprocessing.stats.eigenvalues_01)) @ p.T
+        return 0.01 * p @ np.diag(self.preprocessing.stats.eigenvalues_255) @ p.T
 
 
 @pytest.fixture(scope="module")
 def lit(sample_shards):
     data = open_dataset(sample_shards / "train")
-    stats = load_stats(data.folder, data.manifest)
+    preprocessing = Preprocessing.from_folder(data.folder, data.manifest, PAPER)
     # 64 of the 67 samples, so that batches and epochs line up and every epoch is whole.
     data = replace(data, **{f: getattr(data, f)[:64] for f in ("shard_N", "offset_N", "size_N", "label_N")})
-    return Lit(data, stats, Finish(MeanPlanes.of("window", load_mean_image(data.folder, stats), stats), CPU))
+    return Lit(data, preprocessing, preprocessing.make_normalizer(CPU))
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +141,15 @@ def test_wrong_scale_is_caught(lit):
 @pytest.mark.parametrize(("claimed", "used"), [("paper", "original"), ("original", "paper")])
 def test_eigenvalue_in_place_of_its_root_is_caught(lit, claimed, used):
     """``paper`` multiplies by λ, ``original`` by √λ: each formula fails the other's test."""
-    offsets, _ = lit.offsets(lit.augmenter(matrix_CC=offset_matrix(lit.stats, used)), 1024)
+    offsets, _ = lit.offsets(lit.augmenter(matrix_CC=offset_matrix(lit.preprocessing.stats, used)), 1024)
     with pytest.raises(AssertionError, match="covariance"):
         check_covariance(offsets, lit.covariance(claimed))
 
 
 def test_eigenvectors_as_rows_are_caught(lit):
     """P and Pᵀ are both orthonormal; only one has the axes as columns."""
-    values = np.array(lit.stats.eigenvalues_01)
-    offsets, _ = lit.offsets(lit.augmenter(matrix_CC=25.5 * lit.stats.eigenvectors_CC.T * values), 1024)
+    values = np.array(lit.preprocessing.stats.eigenvalues_01)
+    offsets, _ = lit.offsets(lit.augmenter(matrix_CC=25.5 * lit.preprocessing.stats.eigenvectors_CC.T * values), 1024)
     with pytest.raises(AssertionError, match="covariance"):
         check_covariance(offsets, lit.covariance())
 
@@ -259,7 +258,7 @@ def read_places(folder, augmenter, num_samples):
 @pytest.fixture(scope="module")
 def card_augmenter(position_cards):
     data = open_dataset(position_cards)
-    return Augmenter.of(PAPER, SEED, 256, load_stats(data.folder, data.manifest))
+    return Preprocessing.from_folder(data.folder, data.manifest, PAPER).make_augmenter(SEED, 256)
 
 
 @pytest.fixture(scope="module")

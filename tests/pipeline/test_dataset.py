@@ -7,17 +7,20 @@ import shutil
 import tarfile
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.dataset import open_dataset
-from pipeline.errors import StreamError
-from pipeline.intact import HEADER_BYTES, member
-from sharding import layout
-from sharding.errors import DatasetError
-from sharding.layout import EncodeRecipe
-from sharding.pack import ShardRequest, shard_all
+from alexstream.core.errors import DatasetError
+from alexstream.pipeline.errors import StreamError
+from alexstream.pipeline.reading.dataset import open_dataset
+from alexstream.pipeline.reading.preflight import HEADER_BYTES, parse_tar_header
+from alexstream.sharding.dataset_v1.catalog import load_catalog_shard
+from alexstream.sharding.dataset_v1.manifest import load_manifest, save_manifest
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
+from alexstream.sharding.pack import shard_all
+from alexstream.sharding.split_plans import ShardRequest
 
 REMEDY = r"restore the shard or shard the source again \(all damage is listed by: cli.py verify --fast "
 
@@ -28,7 +31,8 @@ def sharded(tmp, num_images):
     for i in range(num_images):
         Image.new("RGB", (224, 224), (i, 255 - i, 7)).save(tmp / "source" / "class" / f"{i:03d}.png")
     encode = EncodeRecipe(encoding="raw", size_px=224)
-    list(shard_all(ShardRequest(source=tmp / "source", folder=tmp / "train", encode=encode, num_workers=1), quiet=True))
+    request = ShardRequest(source=tmp / "source", folder=tmp / "train", encode=encode, num_workers=1, classes_at=1)
+    list(shard_all(request, quiet=True))
     return tmp / "train"
 
 
@@ -45,8 +49,8 @@ def copy(equal_shards, tmp_path):
 
 
 def keys_of(folder, number):
-    manifest = layout.load_manifest(folder)
-    return layout.load_catalog_shard(folder, manifest.shards[number], ("key",))["key"].tolist()
+    manifest = load_manifest(folder)
+    return load_catalog_shard(folder, manifest.shards[number], ("key",))["key"].tolist()
 
 
 def overwrite(path, offset, data):
@@ -56,7 +60,7 @@ def overwrite(path, offset, data):
 
 
 def test_an_undamaged_data_set_opens(equal_shards):
-    assert len(open_dataset(equal_shards)) == layout.load_manifest(equal_shards).num_samples
+    assert len(open_dataset(equal_shards)) == load_manifest(equal_shards).num_samples
 
 
 def test_two_swapped_shards_of_one_size_are_noticed(copy):
@@ -76,6 +80,19 @@ def test_the_first_the_middle_and_the_last_sample_are_looked_at(copy, row):
     offset = int(open_dataset(copy).offset_N[64 + row])
     overwrite(copy / "train-000001.tar", offset - HEADER_BYTES, b"foreign.rgb\0")
     with pytest.raises(StreamError, match=rf"train-000001\.tar, sample {keys_of(copy, 1)[row]}: .* found no file"):
+        open_dataset(copy)
+
+
+def test_a_member_of_the_right_name_and_another_size_is_noticed(copy):
+    """Its header is whole, with the checksum that belongs to it: only the size is not the catalog's."""
+    offset, key = int(open_dataset(copy).offset_N[0]), keys_of(copy, 0)[0]
+    with tarfile.open(copy / "train-000000.tar") as tar:
+        header = tar.next()
+    assert header.name == f"{key}.rgb" and header.size == 224 * 224 * 3
+    header.size -= 512
+    overwrite(copy / "train-000000.tar", offset - HEADER_BYTES, header.tobuf(tarfile.USTAR_FORMAT))
+    expected = rf"sample {key}: the catalog expects {key}\.rgb \(150528 bytes\) .* found {key}\.rgb \(150016 bytes\)"
+    with pytest.raises(StreamError, match=expected):
         open_dataset(copy)
 
 
@@ -114,10 +131,10 @@ def test_a_catalog_with_other_rows_than_the_manifest_says_is_noticed(copy):
     """Its digest is right: only a wrong manifest can say so."""
     path = copy / "train-000001.parquet"
     pq.write_table(pq.read_table(path).slice(0, 63), path)
-    manifest = layout.load_manifest(copy)
+    manifest = load_manifest(copy)
     shards = list(manifest.shards)
     shards[1] = replace(shards[1], catalog_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    layout.save_manifest(copy, replace(manifest, shards=tuple(shards)))
+    save_manifest(copy, replace(manifest, shards=tuple(shards)))
     with pytest.raises(DatasetError, match=r"train-000001\.parquet has 63 rows, but the manifest says 64 samples; "):
         open_dataset(copy)
 
@@ -137,11 +154,22 @@ def test_the_header_is_read_as_the_standard_library_writes_it(copy):
         info = tarfile.TarInfo(name)
         info.size = size
         header = info.tobuf(tarfile.USTAR_FORMAT)
-        assert member(header) == (name, size)
-        assert member(header[:-1]) is None and member(bytes(512)) is None
-        assert member(b"x" + header[1:]) is None
-        assert member(header[:124] + b"x" * 12 + header[136:]) is None
+        assert parse_tar_header(header) == (name, size)
+        assert parse_tar_header(header[:-1]) is None and parse_tar_header(bytes(512)) is None
+        assert parse_tar_header(b"x" + header[1:]) is None
+        assert parse_tar_header(header[:124] + b"x" * 12 + header[136:]) is None
 
 
 def test_a_shard_may_hold_one_sample(tmp_path):
     assert len(open_dataset(sharded(tmp_path, 1))) == 1
+
+
+def test_a_reopened_split_has_descriptors_of_its_own(equal_shards):
+    opened = open_dataset(equal_shards)
+    first, second = opened.reopen_shards(), opened.reopen_shards()
+    (descriptor,) = second.shards.descriptors(np.array([0]))
+    first.shards.descriptors(np.array([0]))
+    first.shards.close()
+    opened.shards.close()
+    assert len(os.pread(descriptor, 512, 0)) == 512
+    second.shards.close()

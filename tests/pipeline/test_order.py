@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.order import PADDING, Order, evaluation_batch, training_batch
-from pipeline.shuffle import sorted_by
+from alexstream.pipeline.sampling.order import PADDING, Order, evaluation_batch, training_batch
+from alexstream.pipeline.sampling.shuffle import sorted_by
 from tests.pipeline.order_checks import (
     check_neighbours,
     check_places,

@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.augment import PAPER, PURPOSE_CROP, PURPOSE_LIGHTING, Augmenter, standard_normals, uniform_below
-from pipeline.philox import philox4x32, sample_words, sort_keys
+from alexstream.pipeline.sampling.philox import philox4x32, sample_words, sort_keys
+from alexstream.pipeline.transforms.augment import (
+    PAPER,
+    PURPOSE_CROP,
+    PURPOSE_LIGHTING,
+    Augmenter,
+    standard_normals,
+    uniform_below,
+)
 
 SEEDS = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -1])
 IDS = st.lists(st.integers(-1, 2**40), max_size=40).map(lambda ids: np.array(ids, np.int64))

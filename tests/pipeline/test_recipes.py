@@ -12,17 +12,16 @@ import pytest
 import torch
 from scipy import stats as distributions
 
-from pipeline import augment
-from pipeline.augment import AUGMENTATIONS, Augmenter
-from pipeline.batch import Part
-from pipeline.dataset import open_dataset
-from pipeline.finish import Finish
-from pipeline.graph import Engine, crop_batches
-from pipeline.loader import ShardedData
-from pipeline.mean import MeanPlanes
-from pipeline.order import Order
-from pipeline.steps import training_steps
-from sharding.layout import load_mean_image, load_stats
+from alexstream.pipeline.batch import BatchSlice
+from alexstream.pipeline.batch_plan import make_training_planner
+from alexstream.pipeline.decode.dali import Engine, run_crop_graph
+from alexstream.pipeline.reading.dataset import open_dataset
+from alexstream.pipeline.sampling.order import Order
+from alexstream.pipeline.stream import ShardedData
+from alexstream.pipeline.transforms import augment
+from alexstream.pipeline.transforms.augment import AUGMENTATIONS, Augmenter
+from alexstream.pipeline.transforms.preprocessing import Preprocessing
+from alexstream.sharding.dataset_v1.statistics import load_stats
 from tests.pipeline.formula_checks import (
     LEVEL,
     check_covariance,
@@ -39,26 +38,26 @@ LIT = ("paper", "original", "inception")
 ORDERS = ("global", "grouped")
 
 
+def preprocessing_of(data, recipe):
+    return Preprocessing.from_folder(data.folder, data.manifest, AUGMENTATIONS[recipe])
+
+
 def augmenter_of(data, recipe):
-    stats = load_stats(data.folder, data.manifest)
-    return Augmenter.of(AUGMENTATIONS[recipe], SEED, data.manifest.encode.size_px, stats)
+    return preprocessing_of(data, recipe).make_augmenter(SEED, data.manifest.encode.size_px)
 
 
 def crops_of(data, augmenter, order, count):
     sizes = tuple(record.num_samples for record in data.manifest.shards)
     plan = Order(num_samples=len(data), seed=SEED, kind=order, shard_sizes=sizes, group_shards=1)
-    steps = training_steps(data, augmenter, plan, BATCH, Part())
-    return islice(crop_batches(data, steps, Engine(batch_size=BATCH, num_threads=2), augmenter), count // BATCH)
+    steps = make_training_planner(data, augmenter, plan, BATCH, BatchSlice())
+    return islice(run_crop_graph(data, steps, Engine(batch_size=BATCH, num_threads=2), augmenter), count // BATCH)
 
 
 def offsets_of(data, recipe, order, count):
     """Lighting as it arrives at the network: finished images minus the same without an offset, (count, 3)."""
-    stats, augmenter = load_stats(data.folder, data.manifest), augmenter_of(data, recipe)
-    augmentation = augmenter.augmentation
-    planes = MeanPlanes.of(augmentation.mean, load_mean_image(data.folder, stats), stats)
-    finish = Finish(planes, torch.device("cpu"), augmentation.divisors(stats))
+    finish = preprocessing_of(data, recipe).make_normalizer(torch.device("cpu"))
     offsets = []
-    for crops in crops_of(data, augmenter, order, count):
+    for crops in crops_of(data, augmenter_of(data, recipe), order, count):
         plain = replace(crops, rgb_N3=torch.zeros_like(crops.rgb_N3))
         difference = finish(crops).images_NCHW - finish(plain).images_NCHW
         offsets.append(difference.mean((2, 3), dtype=torch.float64).numpy())
@@ -135,7 +134,7 @@ def test_original_blocks_do_not_depend_on_the_batch_size_or_the_part(sample_shar
     whole = ShardedData(train=sample_shards / "train", batch_size=48, augmentation="original", seed=4)
     ids, images = (torch.cat(column) for column in zip(*taken(whole.training(), 2), strict=True))
     small = replace(whole, batch_size=8)
-    parts = [taken(small.training(part=Part(index=i, count=2)), 12) for i in range(2)]
+    parts = [taken(small.training(part=BatchSlice(index=i, count=2)), 12) for i in range(2)]
     joined = [torch.cat([parts[i][step][k] for step in range(12) for i in range(2)]) for k in range(2)]
     assert torch.equal(joined[0], ids) and torch.equal(joined[1], images)
 
@@ -215,7 +214,7 @@ def test_the_stream_scales_the_boxes_that_were_drawn(position_cards):
     augmenter = augmenter_of(data, "inception")
     sizes = np.full((BATCH, 2), 256)
     plan = Order(num_samples=len(data), seed=SEED)
-    steps = training_steps(data, augmenter, plan, BATCH, Part())
+    steps = make_training_planner(data, augmenter, plan, BATCH, BatchSlice())
     for number, batch in enumerate(crops_of(data, augmenter, "global", 4 * BATCH)):
         step = steps(number)
         boxes = augmenter.boxes(step.epochs_N, step.ids_N, sizes)
@@ -226,3 +225,9 @@ def test_the_stream_scales_the_boxes_that_were_drawn(position_cards):
             centres = begin[:, None] + (np.arange(224) + 0.5) * length[:, None] / 224 - 0.5
             # away from the ends, where the filter is cut off; the cards are JPEGs
             assert np.abs(values - centres)[:, 8:-8].max() < 1.5
+
+
+def test_every_recipe_with_lighting_has_a_form_without_it_for_phases_that_turn_it_off():
+    for name, recipe in list(AUGMENTATIONS.items()):
+        if recipe.lighting != "none":
+            assert AUGMENTATIONS[f"{name}-no-lighting"] == replace(recipe, lighting="none")

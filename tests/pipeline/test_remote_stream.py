@@ -8,12 +8,13 @@ from itertools import islice
 import pytest
 import torch
 
-from pipeline.batch import Part
-from pipeline.errors import StreamError
-from pipeline.loader import ShardedData
-from sharding.layout import load_manifest
-from sharding.pack import ShardRequest, shard
-from sharding.storage import location
+from alexstream.core.storage import parse_location
+from alexstream.pipeline.batch import BatchSlice
+from alexstream.pipeline.errors import StreamError
+from alexstream.pipeline.stream import ShardedData
+from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.split_plans import ShardRequest
 
 NUM_SHARDS = 27
 
@@ -23,16 +24,17 @@ def local(sample_images, tmp_path_factory):
     """67 samples in many shards."""
     folder = tmp_path_factory.mktemp("local") / "train"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sharding.pack.num_shards", lambda *_: NUM_SHARDS)
-        shard(ShardRequest(source=sample_images / "train", folder=folder, num_workers=1), quiet=True)
+        patch.setattr("alexstream.sharding.split_plans.choose_num_shards", lambda *_: NUM_SHARDS)
+        shard_split(ShardRequest(source=sample_images / "train", folder=folder, num_workers=1), quiet=True)
     assert len(load_manifest(folder).shards) == NUM_SHARDS
     return folder
 
 
 @pytest.fixture
 def remote(local, s3_folder):
-    """The same in a bucket."""
-    place = location(f"{s3_folder}/train")
+    """The same in a bucket, in a folder made in a web console, whose name holds what patterns are made of."""
+    place = parse_location(f"{s3_folder}/run[1]/train")
+    place.fs.pipe_file(f"{place.path}/", b"")
     for path in local.iterdir():
         place.fs.put_file(str(path), f"{place.path}/{path.name}")
     return place
@@ -54,7 +56,7 @@ def cached_bytes(cache):
     return total
 
 
-@pytest.mark.parametrize("decoder", ["auto", "dali"])
+@pytest.mark.parametrize("decoder", ["auto", "dali", "threads"])
 def test_a_bucket_gives_the_batches_of_the_folder(local, remote, tmp_path, decoder):
     data = ShardedData(train=local, batch_size=16, decoder=decoder)
     there = replace(data, train=str(remote), val=str(remote), cache=tmp_path)
@@ -79,7 +81,7 @@ def test_the_grouped_order_streams_through_a_cache_that_is_smaller_than_the_data
 
 def test_a_global_order_that_the_cache_cannot_hold_is_refused_before_anything_is_fetched(remote, tmp_path):
     data = ShardedData(train=str(remote), cache=tmp_path / "cache", cache_bytes=100_000)
-    with pytest.raises(StreamError, match=r"--cache-size \d+ or more, or --order grouped"):
+    with pytest.raises(StreamError, match=r"`cache_bytes` \d+ or more, or `order` grouped"):
         data.training()
     assert not (tmp_path / "cache").exists()
 
@@ -107,7 +109,7 @@ def test_two_ranks_share_a_cache_and_halve_the_batches(local, remote, tmp_path):
     data = ShardedData(train=str(remote), batch_size=16, cache=tmp_path)
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
-        halves = pool.starmap(_ids, [(data, Part(index=i, count=2)) for i in range(2)])
+        halves = pool.starmap(_ids, [(data, BatchSlice(index=i, count=2)) for i in range(2)])
     whole = [ids for ids, _ in batches(ShardedData(train=local, batch_size=16), 4)]
     assert [a + b for a, b in zip(*halves, strict=True)] == [ids.tolist() for ids in whole]
 

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.loader import ShardedData
-from report import compose
-from report.subject import Request, opened
-from sharding import layout
-from sharding.lookup import Lookup
-from sharding.pack import ShardRequest, shard_all
+from alexstream.pipeline.stream import ShardedData
+from alexstream.report import compose
+from alexstream.report.subject import ReportRequest, open_subject
+from alexstream.sharding.dataset_v1.manifest import Counts, load_manifest, save_manifest
+from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats, save_stats
+from alexstream.sharding.lookup import SampleLookup
+from alexstream.sharding.pack import shard_all
+from alexstream.sharding.split_plans import ShardRequest
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.network.model import AlexNet
 from tests.report.pages import checked
 from tests.test_cli import call, error_of
-from trainer import checkpoint as checkpoints
-from trainer.columns import Columns
-from trainer.model import AlexNet
 
 HOSTILE = ["<script>alert(1)</script>", 'a"onload="x', "$\\frac{1}$", "new\nline", "{{ 7*7 }}", "]]>&amp;", "\x1b[31m"]
 
@@ -45,7 +47,7 @@ def of_data(sample_shards, sample_images, tmp_path_factory):
 
 
 def test_a_data_set_is_told_with_counts_reasons_and_axes(of_data, sample_shards):
-    stats = layout.load_stats(sample_shards / "train", layout.load_manifest(sample_shards / "train"))
+    stats = load_stats(sample_shards / "train", load_manifest(sample_shards / "train"))
     assert of_data.titles(2) == ["The data set", "What augmentation does", "How to do it again"]
     for words in (
         "found 71 = written 67 + quarantined 3 + excluded 1",
@@ -61,8 +63,8 @@ def test_a_data_set_is_told_with_counts_reasons_and_axes(of_data, sample_shards)
 
 
 def test_refused_files_are_shown_as_far_as_they_can_be(of_data):
-    assert [one["alt"] for one in of_data.images].count("what is left of the file") == 0
-    assert "nothing that can be drawn" in of_data.text and "was not found" not in of_data.text.replace("not-", "")
+    assert [one["alt"] for one in of_data.images].count("decoded part of the file") == 0
+    assert "cannot be decoded" in of_data.text and "was not found" not in of_data.text.replace("not-", "")
 
 
 def test_a_run_is_told_with_curves_and_all_that_came_of_it(of_run, trained_run):
@@ -77,7 +79,7 @@ def test_a_run_is_told_with_curves_and_all_that_came_of_it(of_run, trained_run):
 
 
 def test_the_worst_mistakes_are_those_of_numpy(of_run, trained_run, sample_shards):
-    state = checkpoints.load(trained_run)
+    state = checkpoints.load_checkpoint(trained_run)
     data = ShardedData(train=sample_shards / "train", val=sample_shards / "val", batch_size=16)
     (batch,) = data.validation()
     network = AlexNet(state.parameters, Columns(), state.recipe, 0).eval()
@@ -86,8 +88,8 @@ def test_the_worst_mistakes_are_those_of_numpy(of_run, trained_run, sample_shard
     p /= p.sum(1, keepdims=True)
     own, labels = p[np.arange(16), batch.labels_N.numpy()], batch.labels_N.numpy()
     expected = [i for i in np.argsort(own, kind="stable") if p[i].argmax() != labels[i]]
-    keys = Lookup.of(sample_shards / "val").keys
-    told = [re.search(r"taken for .*; sample (\S+)", one["alt"]) for one in of_run.images]
+    keys = SampleLookup.from_folder(sample_shards / "val").keys
+    told = [re.search(r"predicted .*; sample (\S+)", one["alt"]) for one in of_run.images]
     assert [found[1] for found in told if found] == [keys[i] for i in expected]
 
 
@@ -109,7 +111,7 @@ def moved(trained_run, tmp_path):
 def test_a_run_without_its_data_set_is_told_all_the_same(moved, tmp_path):
     page = made(moved, tmp_path / "r.html")
     assert page.titles(2) == ["How it was trained", "The network", "The data set", "How to do it again"]
-    assert "the data set is not there" in page.text and "/nowhere/at/all" in page.text
+    assert "the data set is missing" in page.text and "/nowhere/at/all" in page.text
 
 
 def test_a_run_whose_data_set_is_another_now(moved, sample_shards, tmp_path):
@@ -161,14 +163,14 @@ def test_names_that_want_to_be_code_are_text(tmp_path):
 def test_a_thousand_classes_stay_small(sample_shards, tmp_path):
     train = tmp_path / "train"
     shutil.copytree(sample_shards / "train", train)
-    manifest = layout.load_manifest(train)
-    stats = layout.load_stats(train, manifest)
-    mean = layout.load_mean_image(train, stats)
-    some = layout.Counts(found=1300, written=1300, quarantined=0, excluded=0)
+    manifest = load_manifest(train)
+    stats = load_stats(train, manifest)
+    mean = load_mean_image(train, stats)
+    some = Counts(found=1300, written=1300, quarantined=0, excluded=0)
     classes = tuple(f"n{i:08d}" for i in range(1000))
     many = replace(manifest, classes=classes, counts_by_class=dict.fromkeys(classes, some))
-    layout.save_manifest(train, many)
-    layout.save_stats(train, replace(stats, dataset_digest=many.digest), mean)
+    save_manifest(train, many)
+    save_stats(train, replace(stats, dataset_digest=many.digest), mean)
     page = made(tmp_path, tmp_path / "r.html")
     assert "1,000 classes" in page.text and "n00000999" in page.text
     assert len(page.html) < 1_000_000
@@ -201,7 +203,7 @@ def test_a_split_without_a_training_split_is_told(sample_shards, tmp_path):
 
 
 def test_pictures_outside_the_source_are_not_read(sample_images, tmp_path):
-    from report.refused import refused_table
+    from alexstream.report.refused import build_refused_table
 
     shutil.copy(next((sample_images / "val" / "disc").iterdir()), tmp_path / "secret.jpg")
     (tmp_path / "source").mkdir()
@@ -209,11 +211,11 @@ def test_pictures_outside_the_source_are_not_read(sample_images, tmp_path):
     (tmp_path / "source" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
     paths = ("known.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg", "nul\0.jpg", "")
     rows = [{"path": path, "outcome": "quarantined", "reason": "r", "split": "train"} for path in paths]
-    (table,) = refused_table(rows, {"train": [tmp_path / "source"]})
+    (table,) = build_refused_table(rows, len(rows), {"train": [tmp_path / "source"]})
     assert [isinstance(row[3], str) for row in table.rows] == [False, True, True, True, True, True]
 
 
 def test_sections_are_made_without_a_command(sample_shards):
-    assert [one.name for one in compose.sections(opened(Request(folder=sample_shards)))] == [
+    assert [one.name for one in compose.build_sections(open_subject(ReportRequest(folder=sample_shards)))] == [
         *("data", "augmentation", "again")
     ]

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from report.text import plain, short
+from alexstream.core.text import escape_unprintable, shorten
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,9 @@ from report.text import plain, short
     ],
 )
 def test_what_cannot_be_printed_is_an_escape(text, shown):
-    assert plain(text) == shown
-    plain(text).encode()
+    assert escape_unprintable(text) == shown
+    escape_unprintable(text).encode()
 
 
 def test_long_text_ends_in_an_ellipsis():
-    assert short("abcdef", 6) == "abcdef" and short("abcdefg", 6) == "abcde…" and short("\n" * 9, 5) == r"\n\n…"
+    assert shorten("abcdef", 6) == "abcdef" and shorten("abcdefg", 6) == "abcde…" and shorten("\n" * 9, 5) == r"\n\n…"

@@ -4,16 +4,16 @@ import json
 import platform
 from dataclasses import asdict
 
-from sharding import machine
-from sharding.machine import Machine
-from sharding.workers import default_workers
+from alexstream.core import machine
+from alexstream.core.limits import count_cores
+from alexstream.core.machine import Machine
 
 
 def test_a_machine_is_told_in_one_line_and_as_json():
     here = Machine.here()
     told = json.loads(json.dumps(asdict(here)))
-    assert told["cores"] == default_workers() and told["packages"]["numpy"] and told["python"] in here.line()
-    assert here.line().startswith(("Commit ", "Alexstream ")) and "\n" not in here.line()
+    assert told["cores"] == count_cores() and told["packages"]["numpy"] and told["python"] in here.to_text()
+    assert here.to_text().startswith(("Commit ", "Alexstream ")) and "\n" not in here.to_text()
 
 
 def test_code_outside_a_checkout_of_its_own_is_told_by_its_version(tmp_path, monkeypatch):
@@ -25,5 +25,5 @@ def test_what_is_not_installed_or_not_there_is_left_out(monkeypatch):
     monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
     monkeypatch.setenv("PATH", "")
     here = Machine.here()
-    assert list(here.packages) == ["numpy"] and here.gpus == () and "GPU: none" in here.line()
-    assert f"Python {platform.python_version()}" in here.line()
+    assert list(here.packages) == ["numpy"] and here.gpus == () and "GPU: none" in here.to_text()
+    assert f"Python {platform.python_version()}" in here.to_text()

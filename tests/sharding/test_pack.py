@@ -14,12 +14,17 @@ import wds2idx
 import webdataset
 from PIL import Image
 
-from sharding import layout
-from sharding.errors import OutputError, SourceError
-from sharding.pack import ShardRequest, shard, shard_all
-from sharding.recompute import check_stats
-from sharding.tar import TarWriter, label_digits
-from sharding.tar import _member as tar_member
+from alexstream.core.errors import OutputError, SourceError
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.catalog import CATALOG_COLUMNS, load_catalog
+from alexstream.sharding.dataset_v1.document import SCHEMA, json_bytes
+from alexstream.sharding.dataset_v1.manifest import Counts, load_manifest
+from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats, save_stats
+from alexstream.sharding.dataset_v1.tar import TarWriter, count_label_digits
+from alexstream.sharding.dataset_v1.tar import _encode_member as tar_member
+from alexstream.sharding.pack import shard_all, shard_split
+from alexstream.sharding.recompute import check_stats
+from alexstream.sharding.split_plans import ShardRequest
 
 
 def hashes(folder):
@@ -32,15 +37,15 @@ def train(sample_shards):
 
 
 def test_found_is_written_plus_quarantined_plus_excluded(train):
-    counts = layout.load_manifest(train).counts
+    counts = load_manifest(train).counts
     assert (counts.found, counts.written, counts.quarantined, counts.excluded) == (71, 67, 3, 1)
 
 
 def test_counts_close_for_every_class(train):
-    manifest = layout.load_manifest(train)
+    manifest = load_manifest(train)
     assert sum(c.written for c in manifest.counts_by_class.values()) == manifest.num_samples
-    assert manifest.counts_by_class["bands"] == layout.Counts(found=9, written=8, quarantined=1, excluded=0)
-    assert manifest.counts_by_class["stripes"] == layout.Counts(found=9, written=8, quarantined=0, excluded=1)
+    assert manifest.counts_by_class["bands"] == Counts(found=9, written=8, quarantined=1, excluded=0)
+    assert manifest.counts_by_class["stripes"] == Counts(found=9, written=8, quarantined=0, excluded=1)
 
 
 def test_every_refused_and_excluded_file_is_listed_with_its_reason(train):
@@ -54,8 +59,8 @@ def test_every_refused_and_excluded_file_is_listed_with_its_reason(train):
 
 
 def test_catalog_rows_describe_the_members_they_point_at(train):
-    manifest = layout.load_manifest(train)
-    rows = layout.load_catalog(train, manifest, layout.CATALOG_COLUMNS)
+    manifest = load_manifest(train)
+    rows = load_catalog(train, manifest, CATALOG_COLUMNS)
     tars = {s.name: (train / f"{s.name}.tar").read_bytes() for s in manifest.shards}
     for i in range(manifest.num_samples):
         data = tars[rows["shard"][i]][rows["offset"][i] :][: rows["size"][i]]
@@ -65,8 +70,8 @@ def test_catalog_rows_describe_the_members_they_point_at(train):
 
 
 def test_catalog_says_what_the_source_file_was(train, sample_images):
-    manifest = layout.load_manifest(train)
-    rows = layout.load_catalog(train, manifest, layout.CATALOG_COLUMNS)
+    manifest = load_manifest(train)
+    rows = load_catalog(train, manifest, CATALOG_COLUMNS)
     at = {path: i for i, path in enumerate(rows["source"])}
     assert rows["notes"][at["spiral/png_named.JPEG"]] == "was PNG"
     assert rows["notes"][at["disc/gray.jpg"]] == "was L"
@@ -77,7 +82,7 @@ def test_catalog_says_what_the_source_file_was(train, sample_images):
 
 def test_manifest_hashes_are_those_of_the_files(train):
     found = hashes(train)
-    for record in layout.load_manifest(train).shards:
+    for record in load_manifest(train).shards:
         assert found[f"{record.name}.tar"] == record.sha256
         assert found[f"{record.name}.idx"] == record.index_sha256
         assert found[f"{record.name}.parquet"] == record.catalog_sha256
@@ -87,14 +92,14 @@ def test_manifest_hashes_are_those_of_the_files(train):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_gives_the_same_bytes(train, sample_images, tmp_path, workers):
     request = ShardRequest(source=sample_images / "train", folder=tmp_path / "again", num_workers=workers)
-    shard(request, quiet=True)
+    shard_split(request, quiet=True)
     assert hashes(tmp_path / "again") == hashes(train)
 
 
 def test_another_seed_gives_another_order_of_the_same_samples(train, sample_images, tmp_path):
-    other, _ = shard(ShardRequest(source=sample_images / "train", folder=tmp_path / "o", seed=1), quiet=True)
-    first = layout.load_manifest(train)
-    keys = [list(layout.load_catalog(f, m, ("key",))["key"]) for f, m in ((train, first), (tmp_path / "o", other))]
+    other, _ = shard_split(ShardRequest(source=sample_images / "train", folder=tmp_path / "o", seed=1), quiet=True)
+    first = load_manifest(train)
+    keys = [list(load_catalog(f, m, ("key",))["key"]) for f, m in ((train, first), (tmp_path / "o", other))]
     assert keys[0] != keys[1] and sorted(keys[0]) == sorted(keys[1])
     assert other.digest != first.digest
 
@@ -113,8 +118,8 @@ def test_webdataset_reads_every_sample(train):
 
 
 def check_webdataset_reads(train):
-    manifest = layout.load_manifest(train)
-    rows = layout.load_catalog(train, manifest, ("key", "label", "stored_sha256"))
+    manifest = load_manifest(train)
+    rows = load_catalog(train, manifest, ("key", "label", "stored_sha256"))
     urls = [str(train / f"{s.name}.tar") for s in manifest.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
     assert [s["__key__"] for s in samples] == list(rows["key"])
@@ -130,8 +135,8 @@ def check_dali_reads(train):
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
 
-    manifest = layout.load_manifest(train)
-    rows = layout.load_catalog(train, manifest, ("label", "stored_sha256"))
+    manifest = load_manifest(train)
+    rows = load_catalog(train, manifest, ("label", "stored_sha256"))
     paths, indexes = ([str(train / f"{s.name}.{e}") for s in manifest.shards] for e in ("tar", "idx"))
     pipe = Pipeline(batch_size=1, num_threads=1, device_id=None)
     with pipe:
@@ -149,7 +154,7 @@ def check_dali_reads(train):
 
 
 def test_our_index_is_the_one_that_dalis_tool_makes(train, tmp_path):
-    for record in layout.load_manifest(train).shards:
+    for record in load_manifest(train).shards:
         with wds2idx.IndexCreator(str(train / f"{record.name}.tar"), str(tmp_path / "x.idx"), verbose=False) as tool:
             tool.create_index()
         assert (tmp_path / "x.idx").read_bytes() == (train / f"{record.name}.idx").read_bytes()
@@ -157,51 +162,52 @@ def test_our_index_is_the_one_that_dalis_tool_makes(train, tmp_path):
 
 def test_a_second_run_finds_everything_done(train, sample_images):
     before = hashes(train)
-    manifest, worked = shard(ShardRequest(source=sample_images / "train", folder=train), quiet=True)
-    assert not worked and manifest == layout.load_manifest(train)
+    manifest, worked = shard_split(ShardRequest(source=sample_images / "train", folder=train), quiet=True)
+    assert not worked and manifest == load_manifest(train)
     assert hashes(train) == before
 
 
 def test_an_unfinished_conversion_is_completed_to_the_same_bytes(train, sample_images, tmp_path):
     folder = tmp_path / "killed"
-    manifest, _ = shard(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
-    plan = layout.json_bytes({"schema": layout.SCHEMA, "split": "train", "plan": manifest.plan_digest})
+    manifest, _ = shard_split(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
+    fields = {"schema": SCHEMA, "rules": layout.RULES_VERSION, "split": "train", "plan": manifest.plan_digest}
+    plan = json_bytes(fields)
     (folder / layout.PLAN).write_bytes(plan)
     for name in (layout.MANIFEST, layout.STATS, "train-000000.tar"):
         (folder / name).unlink()
-    (folder / "train-000000.tar.tmp").write_bytes(b"half")
-    shard(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
+    (folder / "train-000000.tar.77.tmp").write_bytes(b"half")
+    shard_split(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
     assert hashes(folder) == hashes(train)
 
 
 def test_a_folder_that_holds_another_data_set_is_left_alone(train, sample_images):
     before = hashes(train)
     with pytest.raises(OutputError, match="holds another data set"):
-        shard(ShardRequest(source=sample_images / "train", folder=train, seed=9), quiet=True)
+        shard_split(ShardRequest(source=sample_images / "train", folder=train, seed=9), quiet=True)
     assert hashes(train) == before
 
 
 def test_a_folder_with_foreign_files_is_left_alone(sample_images, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(OutputError, match="not empty"):
-        shard(ShardRequest(source=sample_images / "train", folder=tmp_path), quiet=True)
+        shard_split(ShardRequest(source=sample_images / "train", folder=tmp_path), quiet=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_finished_folder_with_a_cut_shard_is_reported(sample_images, tmp_path):
     request = ShardRequest(source=sample_images / "val", folder=tmp_path / "v", split="val")
-    shard(request, quiet=True)
+    shard_split(request, quiet=True)
     tar = tmp_path / "v" / "val-000000.tar"
     tar.write_bytes(tar.read_bytes()[:-512])
     with pytest.raises(OutputError, match=r"val-000000\.tar has"):
-        shard(request, quiet=True)
+        shard_split(request, quiet=True)
 
 
 def test_a_source_without_one_usable_image_is_an_error_that_says_where_the_reasons_are(tmp_path):
     (tmp_path / "src" / "a").mkdir(parents=True)
     (tmp_path / "src" / "a" / "x.jpg").write_bytes(b"nope")
     with pytest.raises(SourceError, match=r"quarantine\.jsonl"):
-        list(shard_all(ShardRequest(source=tmp_path / "src", folder=tmp_path / "out"), quiet=True))
+        list(shard_all(ShardRequest(source=tmp_path / "src", folder=tmp_path / "out", classes_at=1), quiet=True))
 
 
 def test_validation_takes_its_labels_from_training(tmp_path):
@@ -212,7 +218,7 @@ def test_validation_takes_its_labels_from_training(tmp_path):
         ShardRequest(source=tmp_path / "src", folder=tmp_path / "out"), quiet=True
     )
     assert val.classes == train.classes == ("a", "b")
-    assert list(layout.load_catalog(folder, val, ("label",))["label"]) == [1]
+    assert list(load_catalog(folder, val, ("label",))["label"]) == [1]
 
 
 def test_recomputed_statistics_equal_the_stored_ones_to_the_bit(train):
@@ -224,21 +230,21 @@ def test_recomputed_statistics_equal_the_stored_ones_to_the_bit(train):
 def test_recomputation_notices_statistics_that_are_off_by_one_bit(sample_shards, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(sample_shards / "val", folder)
-    stats = layout.load_stats(folder, layout.load_manifest(folder))
+    stats = load_stats(folder, load_manifest(folder))
     *first, last = stats.eigenvalues_01
     wrong = dataclasses.replace(stats, eigenvalues_01=(*first, float(np.nextafter(last, 1))))
-    layout.save_stats(folder, wrong, layout.load_mean_image(folder, stats))
+    save_stats(folder, wrong, load_mean_image(folder, stats))
     assert check_stats(folder, quiet=True).differing == ("eigenvalues_01",)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 def test_500_real_imagenet_jpegs_are_written_and_none_lost(real_images, tmp_path):
     request = ShardRequest(source=real_images / "imagenet-sample" / "train", folder=tmp_path / "x", num_workers=2)
-    manifest, _ = shard(request, quiet=True)
-    assert manifest.counts == layout.Counts(found=500, written=500, quarantined=0, excluded=0)
-    notes = layout.load_catalog(tmp_path / "x", manifest, ("notes",))["notes"]
+    manifest, _ = shard_split(request, quiet=True)
+    assert manifest.counts == Counts(found=500, written=500, quarantined=0, excluded=0)
+    notes = load_catalog(tmp_path / "x", manifest, ("notes",))["notes"]
     assert "was L" in set(notes), "grayscale images are among them"
-    shard(ShardRequest(source=request.source, folder=tmp_path / "y", num_workers=1), quiet=True)
+    shard_split(ShardRequest(source=request.source, folder=tmp_path / "y", num_workers=1), quiet=True)
     assert hashes(tmp_path / "x") == hashes(tmp_path / "y")
     check_webdataset_reads(tmp_path / "x")
     check_dali_reads(tmp_path / "x")
@@ -246,8 +252,8 @@ def test_500_real_imagenet_jpegs_are_written_and_none_lost(real_images, tmp_path
 
 def test_labels_have_the_same_width_in_sets_of_any_number_of_classes():
     for num_classes, digits in ((1, 4), (1000, 4), (10_000, 4), (10_001, 5), (21_841, 5)):
-        assert label_digits(num_classes) == digits
-    shard = TarWriter(io.BytesIO(), label_digits(21_841))
+        assert count_label_digits(num_classes) == digits
+    shard = TarWriter(io.BytesIO(), count_label_digits(21_841))
     for label in (7, 21_840):
         shard.add(f"k{label}", "jpg", b"x", label)
     assert [label.size for _, label in shard.samples] == [5, 5]

@@ -2,8 +2,10 @@
 
 import io
 
-from sharding import progress as module
-from sharding.progress import progress
+import pytest
+
+from alexstream.core import progress as module
+from alexstream.core.progress import progress_bar
 
 
 class Terminal(io.StringIO):
@@ -13,9 +15,9 @@ class Terminal(io.StringIO):
 
 def shown(stream, monkeypatch, *, quiet=False, silent_s=0.0):
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr(module, "SILENT_S", silent_s)
+    monkeypatch.setattr(module, "DELAY_S", silent_s)
     monkeypatch.setattr(module, "LINE_S", 0.0)
-    with progress(1500, "images", "shard train", quiet=quiet) as bar:
+    with progress_bar(1500, "images", "shard train", quiet=quiet) as bar:
         for _ in range(3):
             bar.update(500)
     return stream.getvalue()
@@ -30,6 +32,13 @@ def test_a_log_gets_lines_with_rate_and_time_left(monkeypatch):
 def test_a_terminal_gets_a_bar(monkeypatch):
     text = shown(Terminal(), monkeypatch)
     assert "\r" in text and "1500/1500" in text
+
+
+@pytest.mark.parametrize("kind", [module._Bar, module._LogProgress])
+def test_one_whose_making_was_interrupted_is_closed_in_silence(kind):
+    """Python deletes what was not made to its end, and tqdm closes what is deleted."""
+    half_made = kind.__new__(kind)
+    half_made.__del__()
 
 
 def test_quiet_and_short_work_say_nothing(monkeypatch):

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from sharding.errors import AlexstreamError, SourceError
-from sharding.pack import ShardRequest, shard
-from sharding.ray_executor import run_jobs_on_ray
-from sharding.workers import run_jobs
+from alexstream.core.errors import AlexstreamError, SourceError
+from alexstream.sharding.executors.local import run_jobs
+from alexstream.sharding.executors.ray import run_jobs_on_ray
+from alexstream.sharding.pack import shard_split
+from alexstream.sharding.split_plans import ShardRequest
 from tests.conftest import ROOT
 
 pytestmark = [
@@ -36,10 +37,10 @@ def sigterm():
 @pytest.fixture(scope="module")
 def ray(sigterm):
     """One Ray for the tests of this module: it takes seconds to start."""
-    from sharding import ray_executor
+    from alexstream.sharding.executors import ray as ray_module
 
-    ray = ray_executor._load_ray()
-    with ray_executor._cluster(ray, 2):
+    ray = ray_module._load_ray()
+    with ray_module._connect(ray, 2):
         yield ray
 
 
@@ -90,7 +91,7 @@ def test_a_task_whose_process_is_killed_ends_the_run_with_one_line(ray):
 
 def test_shards_made_by_ray_are_those_of_worker_processes(ray, sample_images, sample_shards, tmp_path):
     request = ShardRequest(source=sample_images / "train", folder=tmp_path, executor="ray", num_workers=2)
-    shard(request, quiet=True)
+    shard_split(request, quiet=True)
     made, expected = (
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
         for folder in (tmp_path, sample_shards / "train")
@@ -101,7 +102,7 @@ def test_shards_made_by_ray_are_those_of_worker_processes(ray, sample_images, sa
 SLOW = """
 import sys, time
 sys.path.insert(0, {root!r})
-from sharding.ray_executor import run_jobs_on_ray
+from alexstream.sharding.executors.ray import run_jobs_on_ray
 def work(job, progress):
     time.sleep(600)
 def tick(count):

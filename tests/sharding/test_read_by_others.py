@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sharding import layout
+from alexstream.sharding.dataset_v1.catalog import load_catalog
+from alexstream.sharding.dataset_v1.manifest import load_manifest
 
 SPLITS = ("train", "val")
 
 
 def catalog(folder):
     """(key, label, sha256 of the image) of every sample, in the order of the shards."""
-    rows = layout.load_catalog(folder, layout.load_manifest(folder), ("key", "label", "stored_sha256"))
+    rows = load_catalog(folder, load_manifest(folder), ("key", "label", "stored_sha256"))
     return list(zip(rows["key"], rows["label"], rows["stored_sha256"], strict=True))
 
 
@@ -26,8 +27,8 @@ def sha256(data):
 
 def pixels(folder):
     """(label, sha256 of the decoded image) of every sample, in the order of the shards."""
-    manifest = layout.load_manifest(folder)
-    rows = layout.load_catalog(folder, manifest, ("shard", "offset", "size", "label"))
+    manifest = load_manifest(folder)
+    rows = load_catalog(folder, manifest, ("shard", "offset", "size", "label"))
     tars = {s.name: (folder / f"{s.name}.tar").read_bytes() for s in manifest.shards}
     places = zip(rows["shard"], rows["offset"], rows["size"], strict=True)
     images = [Image.open(io.BytesIO(tars[shard][offset:][:size])) for shard, offset, size in places]
@@ -131,6 +132,6 @@ def test_hugging_face_reads_every_sample_of_the_folder(sample_shards, hugging_fa
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hugging_face_reads_every_sample_of_the_tars(sample_shards, hugging_face, streaming):
     folder = sample_shards / "train"
-    tars = [str(folder / f"{s.name}.tar") for s in layout.load_manifest(folder).shards]
+    tars = [str(folder / f"{s.name}.tar") for s in load_manifest(folder).shards]
     data = hugging_face.load_dataset("webdataset", data_files={"train": tars}, streaming=streaming)
     check_hugging_face(hugging_face, data["train"], folder)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sharding.resample import FILTERS, resize_square
+from alexstream.sharding.images.resample import FILTERS, resize_square
 
 KERNELS = {
     "box": lambda x: (x <= 0.5) * 1.0,

@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from sharding import layout
-from sharding.describe import describe, facts
-from sharding.verify import verify
+from alexstream.sharding.dataset_v1 import layout
+from alexstream.sharding.dataset_v1.manifest import ShardRecord, load_manifest, save_manifest
+from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats, save_stats
+from alexstream.sharding.describe import describe_dataset, facts
+from alexstream.sharding.verify import verify
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def findings(folder, **options):
 def test_an_intact_set_has_no_findings(sample_shards, fast):
     for split in ("train", "val"):
         verdict = verify(sample_shards / split, fast=fast, quiet=True)
-        assert not verdict.findings and "intact" in verdict.lines()
+        assert not verdict.findings and "intact" in verdict.to_text()
 
 
 FILES = ["train-000000.tar", "train-000000.idx", "train-000000.parquet", "stats.json", "mean.npy", "classes.json",
@@ -63,10 +65,10 @@ def test_files_that_do_not_belong_are_named(copy):
 
 
 def test_statistics_of_other_pixels_are_found(copy):
-    manifest = layout.load_manifest(copy)
-    stats = layout.load_stats(copy, manifest)
+    manifest = load_manifest(copy)
+    stats = load_stats(copy, manifest)
     wrong = dataclasses.replace(stats, rgb_sums=(stats.rgb_sums[0] + 1, *stats.rgb_sums[1:]))
-    layout.save_stats(copy, wrong, layout.load_mean_image(copy, stats))
+    save_stats(copy, wrong, load_mean_image(copy, stats))
     assert "stored pixels" in findings(copy)[layout.STATS]
 
 
@@ -76,11 +78,11 @@ def consistent_damage(copy, old, new):
     data = tar.read_bytes()
     assert data.count(old) >= 1 and len(old) == len(new)
     tar.write_bytes(data.replace(old, new, 1))
-    manifest = layout.load_manifest(copy)
+    manifest = load_manifest(copy)
     raw = json.loads((copy / layout.MANIFEST).read_text())
     raw["shards"][0]["sha256"] = hashlib.sha256(tar.read_bytes()).hexdigest()
-    record = layout.ShardRecord(**raw["shards"][0])
-    layout.save_manifest(copy, dataclasses.replace(manifest, shards=(record, *manifest.shards[1:])))
+    record = ShardRecord(**raw["shards"][0])
+    save_manifest(copy, dataclasses.replace(manifest, shards=(record, *manifest.shards[1:])))
 
 
 def test_a_wrong_label_under_right_hashes_is_found_by_the_full_check(copy):
@@ -101,11 +103,11 @@ def test_a_shard_that_is_no_tar_under_right_hashes_is_found(copy):
 
 
 def test_a_folder_that_is_no_data_set_is_a_finding(tmp_path):
-    assert "no finished data set" in findings(tmp_path)[layout.MANIFEST]
+    assert "not a finished data set" in findings(tmp_path)[layout.MANIFEST]
 
 
 def test_describe_tells_what_was_turned_and_left_out(sample_shards):
-    text = describe(sample_shards / "train")
+    text = describe_dataset(sample_shards / "train")
     for part in ("67", "was PNG (1)", "was L (1)", "quarantined: empty (1)", "found 71 = written 67"):
         assert part in text
     assert json.loads(json.dumps(facts(sample_shards / "train")))["samples"] == 67

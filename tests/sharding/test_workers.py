@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sharding.errors import AlexstreamError, SourceError
-from sharding.workers import run_jobs
+from alexstream.core.errors import AlexstreamError, SourceError
+from alexstream.sharding.executors.local import run_jobs
 from tests.conftest import ROOT, children
 
 LARGE = 16 << 20  # bytes of a result: far more than a pipe holds, so that a worker must wait for its reader
@@ -83,8 +83,8 @@ def test_results_nobody_wants_any_more_hold_nobody_up():
 
 RUN = """
 import sys
-from sharding.errors import AlexstreamError
-from sharding.workers import run_jobs
+from alexstream.core.errors import AlexstreamError
+from alexstream.sharding.executors.local import run_jobs
 from tests.sharding.test_workers import Job, work
 if __name__ == "__main__":
     try:

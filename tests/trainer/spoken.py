@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.batch import Batch, DataFacts
-from trainer.checkpoint import Checkpoint
-from trainer.ensemble import Ensemble
-from trainer.recipe import Recipe
+from alexstream.pipeline.batch import Batch, DataFacts
+from alexstream.trainer.checkpoint import Checkpoint
+from alexstream.trainer.evaluation.ensemble import Ensemble
+from alexstream.trainer.recipe import Recipe
 
 FACTS = DataFacts(
     num_train=10, num_val=0, classes=tuple("abcdefg"), train_digest="d1", val_digest="v1",
@@ -48,7 +48,7 @@ class Readers(Ensemble):
 
     factors: tuple[float, ...]
 
-    def models(self, device):
+    def build_models(self, device):
         return [lambda images, f=factor: images.flatten(1) * f for factor in self.factors]
 
 

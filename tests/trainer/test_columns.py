@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.columns import Columns
-from trainer.geometry import initial_parameters, join, parameter_shapes
-from trainer.launch import Rank, run
-from trainer.model import AlexNet
-from trainer.recipe import ORIGINAL, PAPER, for_run
-from trainer.schedule import phase_after
-from trainer.update import PaperUpdate
+from alexstream.trainer.distributed.launch import Rank, run_on_ranks
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.network.geometry import join_parameter, make_initial_parameters, parameter_shapes
+from alexstream.trainer.network.model import AlexNet
+from alexstream.trainer.optim.schedule import choose_phase
+from alexstream.trainer.optim.update import PaperSGD
+from alexstream.trainer.recipe import ORIGINAL, PAPER, scale_to_run
 
 NUM_CLASSES, NUM_IMAGES, STEP, SEED = 7, 2, 5, 11
 RECIPES = {
@@ -38,12 +38,12 @@ def outputs_and_gradients(rank, folder):
     for name, recipe in RECIPES.items():
         # Wider than the paper's weights, so that every gradient is far from zero and LRN matters.
         wide = replace(recipe, weight_sd=0.03, upper_conv_sd=0.03)
-        start = {k: v.double() for k, v in initial_parameters(NUM_CLASSES, wide, SEED).items()}
+        start = {k: v.double() for k, v in make_initial_parameters(NUM_CLASSES, wide, SEED).items()}
         model = AlexNet(start, rank.columns, recipe, SEED)
         logits = model(images(torch.float64), STEP)
         F.cross_entropy(logits, torch.arange(NUM_IMAGES)).backward()
         state = {"logits": logits.detach(), "evaluation": model(images(torch.float64)).detach()}
-        state |= {key: p.grad for key, p in model.named().items()}
+        state |= {key: p.grad for key, p in model.canonical_parameters().items()}
         torch.save(state, Path(folder) / f"{name}, rank {rank.columns.index} of {rank.columns.count}.pt")
     ten_steps(rank, folder)
 
@@ -55,14 +55,14 @@ def ten_steps(rank, folder):
     differ by 1e-4 after ten steps at 0.01.
     """
     for name, (dtype, (rate, width)) in product(("paper", "original"), STEPS.items()):
-        recipe = replace(for_run(RECIPES[name], rate, 93), width=width)
-        start = {k: v.to(dtype) for k, v in initial_parameters(NUM_CLASSES, recipe, SEED).items()}
+        recipe = replace(scale_to_run(RECIPES[name], rate, 93), width=width)
+        start = {k: v.to(dtype) for k, v in make_initial_parameters(NUM_CLASSES, recipe, SEED).items()}
         model, losses = AlexNet(start, rank.columns, recipe, SEED), []
-        update = PaperUpdate(model.named(), recipe)
+        update = PaperSGD(model.canonical_parameters(), recipe)
         for step in range(10):
             loss = F.cross_entropy(model(images(dtype, step), step), torch.arange(NUM_IMAGES))
             loss.backward()
-            update.step(phase_after([], recipe))
+            update.step(choose_phase([], recipe))
             losses.append(loss.item())
         state = {"losses": torch.tensor(losses, dtype=torch.float64)} | update.master
         path = Path(folder) / f"{name}, ten steps in {dtype}, rank {rank.columns.index} of {rank.columns.count}.pt"
@@ -72,7 +72,7 @@ def ten_steps(rank, folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("columns")
-    run(outputs_and_gradients, (folder,), 2, "cpu")
+    run_on_ranks(outputs_and_gradients, (folder,), 2, "cpu")
     outputs_and_gradients(SINGLE, folder)
     return folder
 
@@ -98,7 +98,7 @@ def test_joined_gradients_of_two_ranks_are_the_single_device_gradients(folder, r
     single, *ranks = loaded(folder, recipe)
     for name in parameter_shapes(NUM_CLASSES, recipe=RECIPES[recipe]):
         assert single[name].abs().max() > 0
-        assert relative_error(join(name, [rank[name] for rank in ranks]), single[name]) < 1e-9, name
+        assert relative_error(join_parameter(name, [rank[name] for rank in ranks]), single[name]) < 1e-9, name
     assert torch.equal(ranks[0]["fc8.bias"], ranks[1]["fc8.bias"])
 
 
@@ -109,16 +109,21 @@ def test_ten_steps_agree(folder, recipe, dtype, tolerance):
     for rank in ranks:
         assert relative_error(rank["losses"], single["losses"]) < tolerance
     for name in parameter_shapes(NUM_CLASSES, recipe=RECIPES[recipe]):
-        whole = join(name, [rank[name] for rank in ranks])
+        whole = join_parameter(name, [rank[name] for rank in ranks])
         torch.testing.assert_close(whole, single[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
 def test_columns_that_never_talk_do_not():
     """Changing one column's kernels changes nothing in the other's features."""
-    recipe = replace(PAPER, columns_talk=False)
-    start = initial_parameters(NUM_CLASSES, recipe, SEED)
+    recipe = replace(PAPER, columns_talk=False, width=0.25)
+    start = make_initial_parameters(NUM_CLASSES, recipe, SEED)
     before = AlexNet(start, Columns(), recipe, SEED).features(images(torch.float32))
     changed = {name: p * 2 if name == "conv4.weight" else p for name, p in start.items()}
-    changed["conv4.weight"][192:] = start["conv4.weight"][192:]
+    changed["conv4.weight"][48:] = start["conv4.weight"][48:]
     after = AlexNet(changed, Columns(), recipe, SEED).features(images(torch.float32))
-    assert torch.equal(before[:, 2048:], after[:, 2048:]) and not torch.equal(before[:, :2048], after[:, :2048])
+    assert torch.equal(before[:, 512:], after[:, 512:]) and not torch.equal(before[:, :512], after[:, :512])
+
+
+def test_a_process_alone_exchanges_nothing():
+    assert Columns(count=1).exchange is None
+    assert Columns(count=2).exchange is not None

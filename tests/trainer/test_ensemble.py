@@ -1,21 +1,26 @@
 """Ensembles: what they must have in common, and weights that are the best there are."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.errors import CheckpointError
+from alexstream.trainer.evaluation.ensemble import MAX_GAP_NATS, Ensemble, fit_weights
+from alexstream.trainer.network.geometry import make_initial_parameters
+from alexstream.trainer.recipe import Recipe
 from tests.trainer.spoken import checkpoint
-from trainer import checkpoint as checkpoints
-from trainer.ensemble import GAP, Ensemble, fit_weights
-from trainer.errors import CheckpointError
 
 
 def saved(folder, **data):
     folder.mkdir()
-    return checkpoints.save(folder, checkpoint(**data)).parent
+    return checkpoints.save_checkpoint(folder, checkpoint(**data)).parent
 
 
 def loss(log_p, weights):
@@ -43,6 +48,53 @@ def test_checkpoints_that_differ_are_refused_with_one_line_that_names_both(tmp_p
     assert "\n" not in message and str(tmp_path / "a") in message and str(tmp_path / "b") in message
 
 
+def test_a_long_text_of_a_checkpoint_is_not_repeated_in_the_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"train_digest = d1, but .* with 'xxx") as refused:
+        Ensemble.load([saved(tmp_path / "a", train_digest="x" * 1_000_000), saved(tmp_path / "b")])
+    assert len(str(refused.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda tensors: tensors.clear(), "parameter 'conv1.weight' is missing, expected (12, 3, 11, 11)"),
+        (lambda tensors: tensors.pop("fc8.bias"), "parameter 'fc8.weight' is (7, 512), expected (1, 512)"),
+        (lambda tensors: tensors.update({"fc7.bias": torch.ones(1)}), "parameter 'fc7.bias' is (1,), expected (512,)"),
+        (
+            lambda tensors: tensors.update({"x\n": torch.ones(1)}),
+            r"parameter 'x\n' is (1,), expected none of that name",
+        ),
+        (
+            lambda tensors: tensors.update({"fc8.bias": torch.ones(2), "fc8.weight": torch.ones(2, 512)}),
+            "has 2 outputs for 7 classes",
+        ),
+    ],
+    ids=["none", "one missing", "another shape", "one more", "fewer classes"],
+)
+def test_parameters_that_are_no_network_are_refused_before_it_is_made(change, match, tmp_path):
+    """Every checksum is right: the file is a stranger's."""
+    state = replace(checkpoint(), recipe=Recipe(width=0.125))
+    tensors = make_initial_parameters(7, state.recipe, seed=0)
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    good = checkpoints.save_checkpoint(tmp_path / "good", replace(state, parameters=dict(tensors)))
+    assert len(Ensemble.load([good]).build_models(torch.device("cpu"))) == 1
+    change(tensors)
+    bad = checkpoints.save_checkpoint(tmp_path / "bad", replace(state, parameters=tensors))
+    with pytest.raises(CheckpointError, match=re.escape(match)) as refused:
+        Ensemble.load([bad]).build_models(torch.device("cpu"))
+    assert str(refused.value).startswith(f"{bad}: ") and str(refused.value).isprintable()
+
+
+def test_a_velocity_of_another_network_is_refused():
+    state = replace(checkpoint(), recipe=Recipe(width=0.125))
+    tensors = make_initial_parameters(7, state.recipe, seed=0)
+    replace(state, parameters=tensors, velocity=tensors).require_network(Path("c.pt"))
+    with pytest.raises(CheckpointError, match=r"velocity 'conv1.bias' is missing, expected \(12,\)"):
+        other = {name: tensor for name, tensor in tensors.items() if name != "conv1.bias"}
+        replace(state, parameters=tensors, velocity=other).require_network(Path("c.pt"))
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         Ensemble.load([Path(tmp_path / "none.pt")])
@@ -61,7 +113,7 @@ def test_fitted_weights_are_on_the_simplex_and_at_least_as_good_as_equal_ones(mo
 def test_fitted_weights_of_two_models_are_the_best_of_a_fine_grid():
     log_p = -np.random.default_rng(3).exponential([[1.0], [1.5]], (2, 200))
     grid = min(loss(log_p, (w, 1 - w)) for w in np.linspace(0, 1, 10_001))
-    assert loss(log_p, fit_weights(log_p)) <= grid + GAP
+    assert loss(log_p, fit_weights(log_p)) <= grid + MAX_GAP_NATS
 
 
 def test_a_model_that_is_never_better_gets_nothing():

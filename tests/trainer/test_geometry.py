@@ -3,19 +3,26 @@
 import pytest
 import torch
 
-from trainer.columns import Columns
-from trainer.errors import TrainError
-from trainer.geometry import cut, initial_parameters, join, layers, num_parameters, parameter_shapes
-from trainer.model import AlexNet
-from trainer.recipe import ORIGINAL, PAPER, Recipe
+from alexstream.trainer.errors import TrainError
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.network.geometry import (
+    count_parameters,
+    cut_parameter,
+    join_parameter,
+    make_initial_parameters,
+    make_layers,
+    parameter_shapes,
+)
+from alexstream.trainer.network.model import AlexNet
+from alexstream.trainer.recipe import ORIGINAL, PAPER, Recipe
 
 
 def test_parameters_at_1000_classes():
-    assert num_parameters(1000) == 60_965_224
+    assert count_parameters(1000) == 60_965_224
 
 
 def test_a_real_network_has_that_many():
-    model = AlexNet(initial_parameters(1000, PAPER, 0), Columns(), PAPER, 0)
+    model = AlexNet(make_initial_parameters(1000, PAPER, 0), Columns(), PAPER, 0)
     assert sum(p.numel() for p in model.parameters()) == 60_965_224
 
 
@@ -34,33 +41,33 @@ def test_kernels_and_widths_are_those_of_section_3_5():
 def test_each_column_holds_half_of_every_weight():
     whole, half = parameter_shapes(10), parameter_shapes(10, columns=2)
     for name in whole:
-        halves = [cut(name, torch.empty(whole[name]), c) for c in range(2)]
+        halves = [cut_parameter(name, torch.empty(whole[name]), c) for c in range(2)]
         assert all(tuple(h.shape) == half[name] for h in halves)
 
 
 @pytest.mark.parametrize("name", sorted(parameter_shapes(5)))
 def test_joining_the_halves_gives_the_canonical_parameter(name):
     whole = torch.randn(parameter_shapes(5)[name])
-    halves = [cut(name, whole, column) for column in range(2)]
-    assert torch.equal(join(name, halves), whole)
+    halves = [cut_parameter(name, whole, column) for column in range(2)]
+    assert torch.equal(join_parameter(name, halves), whole)
 
 
 def test_start_values_are_those_of_section_5():
-    start = initial_parameters(10, PAPER, 0)
+    start = make_initial_parameters(10, PAPER, 0)
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
-    for layer in layers(10):
+    for layer in make_layers(10):
         bias, weight = start[f"{layer.name}.bias"], start[f"{layer.name}.weight"]
         assert torch.equal(bias, torch.full_like(bias, 1.0 if layer.name in ones else 0.0))
         assert abs(weight.std().item() - 0.01) < 0.0005 and abs(weight.mean().item()) < 0.0005
 
 
 def test_start_values_depend_on_the_seed_alone():
-    a, b, c = (initial_parameters(10, PAPER, seed)["conv1.weight"] for seed in (1, 1, 2))
+    a, b, c = (make_initial_parameters(10, PAPER, seed)["conv1.weight"] for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_the_program_s_upper_convolutions_start_wider():
-    start = initial_parameters(10, ORIGINAL, 0)
+    start = make_initial_parameters(10, ORIGINAL, 0)
     names = ("conv1", "conv2", "conv3", "conv4", "conv5")
     sd = {name: round(start[f"{name}.weight"].std().item(), 3) for name in names}
     assert sd == {"conv1": 0.01, "conv2": 0.01, "conv3": 0.03, "conv4": 0.03, "conv5": 0.03}
@@ -68,9 +75,9 @@ def test_the_program_s_upper_convolutions_start_wider():
 
 def seen_by(recipe, monkeypatch):
     """The shapes that come out of the convolutions for one image."""
-    model = AlexNet(initial_parameters(2, recipe, 0), Columns(), recipe, 0)
-    seen, layer = {}, model._layer
-    monkeypatch.setattr(model, "_layer", lambda name, x: seen.setdefault(name, layer(name, x)))
+    model = AlexNet(make_initial_parameters(2, recipe, 0), Columns(), recipe, 0)
+    seen, layer = {}, model._apply_layer
+    monkeypatch.setattr(model, "_apply_layer", lambda name, x: seen.setdefault(name, layer(name, x)))
     model(torch.zeros(1, 3, 224, 224))
     return {name: tuple(y.shape[1:]) for name, y in seen.items()}
 
@@ -99,7 +106,7 @@ def test_ablations_have_their_shapes_and_run(changes, shapes, parameters, monkey
     recipe = Recipe(**changes)
     made = parameter_shapes(1000, recipe=recipe)
     assert {name: made[name] for name in shapes} == shapes
-    assert parameters is None or num_parameters(1000, recipe) == parameters
+    assert parameters is None or count_parameters(1000, recipe) == parameters
     assert ("conv6" in seen_by(recipe, monkeypatch)) == recipe.sixth_conv
 
 

@@ -2,22 +2,25 @@
 
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass, replace
 from itertools import repeat
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import Batch, DataFacts, Stages
-from trainer import checkpoint as checkpoints
-from trainer.columns import Columns
-from trainer.errors import CheckpointError, TrainError
-from trainer.evaluate import evaluate
-from trainer.launch import Rank, choose_device_type
-from trainer.loop import last_step, train
-from trainer.recipe import Phase, Recipe
-from trainer.start import RunOptions, prepare, start_parameters
+from alexstream.pipeline.batch import Batch, DataFacts, StageTimes
+from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer.distributed.launch import Rank, choose_device_type
+from alexstream.trainer.errors import CheckpointError, TrainError
+from alexstream.trainer.evaluation.evaluate import Score, Totals, evaluate_model
+from alexstream.trainer.loop import Trainer, last_step_of_epoch, train
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.recipe import Phase, Recipe
+from alexstream.trainer.run_setup import RunOptions, clear_leftovers, load_start_parameters, prepare_run
 
 RANK = Rank(columns=Columns(), device=torch.device("cpu"))
 SMALL = Recipe(width=0.125)
@@ -62,9 +65,9 @@ class TwoColours:
 def run(folder, data=None, **options):
     data = data or TwoColours()
     choice = RunOptions(folder=folder, quiet=True, **{"recipe": SMALL, **options})
-    prepare(choice, data.facts())
+    prepare_run(choice, data.facts())
     train(RANK, data, choice)
-    return checkpoints.load(folder)
+    return checkpoints.load_checkpoint(folder)
 
 
 def rows(folder):
@@ -79,7 +82,7 @@ def undisturbed(tmp_path_factory):
 
 def test_an_epoch_ends_when_every_sample_came(undisturbed):
     """6 samples in batches of 4: epochs end after steps 2 (1.3 epochs), 3 and 5."""
-    assert [last_step(e, TwoColours().facts()) for e in (1, 2, 3)] == [2, 3, 5]
+    assert [last_step_of_epoch(e, TwoColours().facts()) for e in (1, 2, 3)] == [2, 3, 5]
     assert [r["step"] for r in rows(undisturbed[0]) if "validation" in r] == [2, 3, 5]
 
 
@@ -100,23 +103,37 @@ def test_a_resumed_run_is_the_undisturbed_run(undisturbed, tmp_path):
 
 
 def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(undisturbed, tmp_path):
-    with pytest.raises(TrainError, match="--resume"):
+    with pytest.raises(TrainError, match="`resume`"):
         run(undisturbed[0], epochs=3)
     with pytest.raises(TrainError, match="holds no checkpoint"):
         run(tmp_path, resume=True)
     with pytest.raises(TrainError, match="batch_size"):
-        prepare(RunOptions(folder=undisturbed[0], resume=True), replace(TwoColours().facts(), batch_size=2))
+        prepare_run(RunOptions(folder=undisturbed[0], resume=True), replace(TwoColours().facts(), batch_size=2))
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(TrainError, match="not a number at step 3"):
         run(tmp_path, TwoColours(poison_at=2), epochs=2)
-    assert checkpoints.load(tmp_path).step == 2
+    assert checkpoints.load_checkpoint(tmp_path).step == 2
 
 
 def test_a_loss_far_above_guessing_stops_the_run(tmp_path):
-    with pytest.raises(TrainError, match=r"diverges: .* smaller --lr"):
+    with pytest.raises(TrainError, match=r"diverges: .* smaller `learning_rate`"):
         run(tmp_path, epochs=20, recipe=replace(SMALL, learning_rate=50.0, lrn=False), log_every=1)
+
+
+def test_ten_times_the_loss_of_guessing_is_too_much():
+    """Of two classes: 10 ln 2 = 6.93."""
+    of_two = SimpleNamespace(facts=TwoColours().facts())
+    step = SimpleNamespace(step=7)
+    Trainer._check_loss(of_two, step, 6.9)
+    with pytest.raises(
+        TrainError, match=r"diverges: 7\.0 around step 7, and guessing gives 0\.7; .*smaller `learning_rate`"
+    ):
+        Trainer._check_loss(of_two, step, 7.0)
+    for loss in (math.nan, math.inf):
+        with pytest.raises(TrainError, match="not a number at step 7"):
+            Trainer._check_loss(of_two, step, loss)
 
 
 def test_bfloat16_keeps_float32_parameters_and_resumes_exactly(undisturbed, tmp_path):
@@ -131,23 +148,48 @@ def test_bfloat16_keeps_float32_parameters_and_resumes_exactly(undisturbed, tmp_
 
 def test_fine_tuning_takes_all_but_the_last_layer_where_classes_differ(undisturbed, tmp_path):
     folder, before = undisturbed
-    same = start_parameters(RunOptions(folder=tmp_path, init_from=folder, recipe=SMALL), TwoColours().facts())
+    same = load_start_parameters(RunOptions(folder=tmp_path, init_from=folder, recipe=SMALL), TwoColours().facts())
     assert all(torch.equal(same[name], before.parameters[name]) for name in same)
     three = replace(TwoColours().facts(), classes=("dark", "grey", "bright"))
-    other = start_parameters(RunOptions(folder=tmp_path, init_from=folder, recipe=SMALL), three)
+    other = load_start_parameters(RunOptions(folder=tmp_path, init_from=folder, recipe=SMALL), three)
     assert torch.equal(other["fc7.weight"], before.parameters["fc7.weight"])
     assert other["fc8.weight"].shape == (3, 512)
     with pytest.raises(CheckpointError, match=r"conv6.weight is None, expected \(32, 16, 3, 3\)"):
         options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=replace(SMALL, sixth_conv=True))
-        prepare(options, TwoColours().facts())
+        prepare_run(options, TwoColours().facts())
     with pytest.raises(CheckpointError, match=r"conv4.weight is \(48, 24, 3, 3\), expected None"):
         options = RunOptions(folder=tmp_path / "new", init_from=folder, recipe=replace(SMALL, removed="conv4"))
-        prepare(options, TwoColours().facts())
+        prepare_run(options, TwoColours().facts())
+
+
+def test_a_new_run_begins_with_the_seed_s_parameters(tmp_path):
+    options = RunOptions(folder=tmp_path, recipe=SMALL)
+    facts = TwoColours().facts()
+    begun = {seed: load_start_parameters(options, replace(facts, seed=seed)) for seed in (1, 2)}
+    for seed, start in begun.items():
+        drawn = torch.empty(12, 3, 11, 11).normal_(0.0, 0.01, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(start["conv1.weight"], drawn)
+    assert not torch.equal(begun[1]["fc7.weight"], begun[2]["fc7.weight"])
 
 
 def test_a_resumed_run_must_have_its_recipe(undisturbed):
     with pytest.raises(CheckpointError, match="lrn = True, but this run has False"):
         run(undisturbed[0], epochs=3, resume=True, recipe=replace(SMALL, lrn=False))
+
+
+@pytest.mark.parametrize("theirs", [2, 0])
+def test_replicas_add_up_what_they_counted_without_rounding_ties(theirs, monkeypatch):
+    """Of three classes, all tied: a third of top-1 each, also where the other replica had nothing but padding."""
+    counts = [
+        Totals(num_images=n, loss=1.5 * n, places_2T=np.array([[0, 0, 0, n], [0, 0, 0, 3 * n]])) for n in (3, theirs)
+    ]
+    sent = iter([counts[1].loss, np.append(counts[1].places_2T.ravel(), counts[1].num_images)])
+    monkeypatch.setattr(
+        "alexstream.trainer.loop.dist.all_reduce", lambda sums, group: sums.add_(torch.as_tensor(next(sent)))
+    )
+    me = SimpleNamespace(rank=Rank(columns=Columns(replica=0, replicas=2), device=torch.device("cpu")))
+    score = Trainer._sum_over_replicas(me, counts[0]).score()
+    assert score == Score(num_images=3 + theirs, loss=1.5, top1=1 / 3, top5=1.0)
 
 
 def test_scripted_phases_set_rates_and_switch_the_noise_off(tmp_path):
@@ -171,6 +213,94 @@ def test_scripted_phases_set_rates_and_switch_the_noise_off(tmp_path):
     assert torch.equal(after, last)  # frozen
 
 
+@pytest.mark.parametrize("name", ["none", "paper-no-lighting"])
+def test_noise_that_was_never_there_is_not_switched_off(tmp_path, name):
+    asked = []
+
+    class Noted(TwoColours):
+        def training(self, start_step, part, exchange, device, augmentation=None):
+            asked.append(augmentation)
+            return super().training(start_step, part, exchange, device)
+
+        def facts(self):
+            return replace(super().facts(), augmentation=name)
+
+    dark = Phase(start=0, rate=1e-3, conv1_rate=1e-3, bias_rate=1e-3, lighting=False)
+    run(tmp_path, Noted(), epochs=1, recipe=replace(SMALL, phases=(dark,)))
+    assert asked == [name]
+
+
+def test_validation_errors_are_remembered_and_drop_the_rate(tmp_path):
+    """One epoch without a new lowest error divides the rate; the error is what was not right first."""
+    after = run(tmp_path, epochs=4, recipe=replace(SMALL, patience_epochs=1, learning_rate=1e-6))
+    tops = [row["validation"]["top1"] for row in rows(tmp_path) if "validation" in row]
+    assert after.errors == pytest.approx([1 - top1 for top1 in tops]) and len(tops) == 4
+    assert len(set(tops)) == 1  # nothing is learned at this rate
+    rates = [row["learning_rate"] for row in rows(tmp_path) if "loss" in row]
+    assert rates == pytest.approx([1e-6, 1e-6, 1e-6, 1e-7, 1e-7, 1e-8])
+
+
+def test_checkpoints_are_made_every_so_many_steps_and_at_the_end_of_epochs(tmp_path):
+    run(tmp_path, TwoColours(num_train=12), epochs=2, checkpoint_every=2, keep=9)
+    assert [int(path.stem[-8:]) for path in sorted(tmp_path.glob("*.pt"))] == [2, 3, 4, 6]
+
+
+def test_a_finished_run_says_so_and_a_batch_is_shared_evenly(undisturbed, capsys):
+    folder, before = undisturbed
+    options = RunOptions(folder=folder, recipe=SMALL, resume=True, epochs=3)
+    with pytest.raises(TrainError, match="`batch_size`: received 4, expected a multiple of 3"):
+        prepare_run(options, TwoColours().facts(), 3)
+    train(RANK, TwoColours(), options)
+    assert capsys.readouterr().out == "nothing to do: epoch 3 of 3 is finished\n"
+    assert checkpoints.load_checkpoint(folder).step == before.step
+
+
+def test_what_a_run_is_is_written_down(undisturbed):
+    record = json.loads((undisturbed[0] / "run.json").read_text())
+    assert (record["epochs"], record["precision"], record["processes"]) == (3, "fp32", 1)
+    assert record["data"]["classes"] == ["dark", "bright"] and record["recipe"]["width"] == 0.125
+
+
+def test_what_a_killed_run_had_half_written_is_cleared(tmp_path):
+    left = [
+        "run.json.1.tmp",
+        "config.toml.1.tmp",
+        "metrics.jsonl.7.tmp",
+        "latest.3.tmp",
+        "checkpoint-00000001.pt.9.tmp",
+    ]
+    left += ["run.json.0123abcd.tmp", "checkpoint-00000001.pt.0123abcd.tmp"]
+    others = ["checkpoint-best.pt.1.tmp", "checkpoint.txt", "latest.old.tmp", "notes.tmp", "run.json.tmp"]
+    for name in (*left, *others):
+        (tmp_path / name).touch()
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "config.toml", "metrics.jsonl", "latest", "tensorboard", "checkpoint-00000099.pt"]
+)
+def test_a_link_in_a_run_folder_is_neither_followed_nor_replaced(undisturbed, tmp_path, name):
+    """As somebody else's run folder may hold it; resumed, the run would write to all of these names."""
+    folder, victim = tmp_path / "run", tmp_path / "victim"
+    shutil.copytree(undisturbed[0], folder)
+    victim.mkdir() if name == "tensorboard" else victim.write_text("precious")
+    if name == "latest":  # it must be read before
+        victim.write_text((folder / name).read_text())
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(victim)
+    with pytest.raises(TrainError, match=rf"{name} is a link to .*victim, which is not followed; remove the link"):
+        prepare_run(RunOptions(folder=folder, recipe=SMALL, resume=True, epochs=4), TwoColours().facts())
+    assert (folder / name).is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == ["run", "victim"]
+    assert victim.is_dir() or victim.read_text() in ("precious", (undisturbed[0] / "latest").read_text())
+
+
+def test_an_earlier_checkpoint_may_be_a_link(undisturbed, tmp_path):
+    for path in undisturbed[0].iterdir():
+        (tmp_path / path.name).symlink_to(path) if path.suffix == ".pt" else shutil.copy(path, tmp_path)
+    prepare_run(RunOptions(folder=tmp_path, recipe=SMALL, resume=True, epochs=4), TwoColours().facts()).close()
+
+
 def test_as_many_checkpoints_stay_as_are_wanted(tmp_path):
     run(tmp_path, epochs=3, keep=3)
     assert len(list(tmp_path.glob("checkpoint-*.pt"))) == 3
@@ -192,10 +322,10 @@ def test_evaluation_leaves_padding_out_and_counts_top1_and_top5():
         return torch.tensor([[9.0, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5]])
 
     labels = torch.tensor([0, 2, 1, -1])
-    score = evaluate(model, [Batch(images_NCHW=torch.zeros(4, 1), labels_N=labels, ids_N=labels)])
+    score = evaluate_model(model, [Batch(images_NCHW=torch.zeros(4, 1), labels_N=labels, ids_N=labels)])
     assert (score.num_images, score.top1, score.top5) == (3, pytest.approx(1 / 3), pytest.approx(2 / 3))
     with pytest.raises(ValueError, match="no images"):
-        evaluate(model, [])
+        evaluate_model(model, [])
 
 
 @pytest.mark.parametrize("count", [0, 3, 4])
@@ -218,7 +348,7 @@ class Slow(TwoColours):
     def training(self, start_step, part, exchange, device, augmentation=None):
         for batch in super().training(start_step, part, exchange, device, augmentation):
             time.sleep(0.5)
-            yield replace(batch, stages=Stages(read_s=0.9, decode_s=0.1))
+            yield replace(batch, stages=StageTimes(read_s=0.9, decode_s=0.1))
 
 
 @pytest.mark.parametrize(("data", "verdict"), [(Ready(), "COMPUTE-BOUND"), (Slow(), "DATA-BOUND")])
@@ -227,4 +357,4 @@ def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, verdict):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(verdict) and ("read" in last) == (verdict == "DATA-BOUND")
     stages = [row["stages"]["read_s"] for row in rows(tmp_path / "run") if "stages" in row]
-    assert stages == [0.9 if verdict == "DATA-BOUND" else 0.0] * last_step(11, data.facts())
+    assert stages == [0.9 if verdict == "DATA-BOUND" else 0.0] * last_step_of_epoch(11, data.facts())

@@ -14,7 +14,7 @@ import json, resource, sys
 from contextlib import nullcontext
 from pathlib import Path
 import torch
-from trainer.memory import freed_memory_kept
+from alexstream.trainer.cpu.memory import keep_freed_memory
 
 def faults():
     torch.ones(25_000_000)  # 100 MB
@@ -23,7 +23,7 @@ def faults():
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-with freed_memory_kept() if sys.argv[1] == "keep" else nullcontext():
+with keep_freed_memory() if sys.argv[1] == "keep" else nullcontext():
     before = [faults() for _ in range(20)][-1]
     after = [faults() for _ in range(5)][-1]
     inside = held()

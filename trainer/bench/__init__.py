@@ -1,1 +1,1 @@
-"""Measurements for the command line: what data and augmentation cost, how fast the stream and a step are."""
+"""Benchmarks of ``cli.py bench``: the cost of data and augmentation, the speed of the stream and of a step."""

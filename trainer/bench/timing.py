@@ -1,4 +1,4 @@
-"""Seconds that work takes on a device, and the most memory it took. Called by the measurements beside it."""
+"""Time and peak memory of work on a device."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 Clock = Callable[[], float]  # seconds, from any start
 
 
-def elapsed_s(work: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter) -> float:
-    """Seconds from a device that has nothing to do to one that has done all of ``work``."""
-    wait_for(device)
+def time_work_s(work: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Return the seconds that ``work`` takes, from an idle device until the device has finished it."""
+    synchronize(device)
     start = clock()
     work()
-    wait_for(device)
+    synchronize(device)
     return clock() - start
 
 
 def peak_mib() -> float:
-    """The most memory that this process ever had, MiB, shared libraries included; 0 where the system does not tell.
+    """Return the peak resident memory of this process in MiB, with shared libraries; 0 if the system does not tell.
 
-    Not from ``getrusage``: there a process begins with what the one that started it had.
+    Not from ``getrusage``, where a process inherits the peak of the one that started it.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -33,11 +33,11 @@ def peak_mib() -> float:
 
 
 def gpu_peak_mib(device: torch.device) -> float | None:
-    """The most that tensors of this process ever took on a GPU, MiB; None for a device that is none."""
+    """Return the peak memory of this process's tensors on a GPU, in MiB; None if the device is not a GPU."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
-def wait_for(device: torch.device) -> None:
-    """Return when it has done all that it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,6 +1,7 @@
 """What is odd in a source is named, or refused where going on would be wrong."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,15 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sharding import listing
-from sharding.errors import SourceError
-from sharding.sources import ilsvrc
-from sharding.sources.devkit import find_devkit
-from sharding.sources.place import items
-from sharding.sources.recognise import recognise
+from alexstream.core.errors import SourceError
+from alexstream.sharding.sources.detect import detect_source
+from alexstream.sharding.sources.files import list_items
+from alexstream.sharding.sources.imagenet import ilsvrc
+from alexstream.sharding.sources.imagenet.devkit import find_devkit
+from alexstream.sharding.sources.types import Entry
 from tests.conftest import ROOT
 from tests.sharding import miniature as mini
 from tests.sharding.sources.test_forms import content, expected, listed
+from tests.source_splits import read_split
 
 
 def notices(src, split="train"):
@@ -29,10 +31,10 @@ def excluded(src, split="train"):
 
 
 def test_the_list_of_classes_is_the_thousand_of_ilsvrc2012():
-    assert len(ilsvrc.wnids()) == len(set(ilsvrc.wnids())) == 1000
-    assert list(ilsvrc.wnids()) == sorted(ilsvrc.wnids())
-    assert all(map(ilsvrc.is_wnid, ilsvrc.wnids()))
-    assert sum(map(ilsvrc.is_dog, ilsvrc.wnids())) == 118
+    assert len(ilsvrc.load_wnids()) == len(set(ilsvrc.load_wnids())) == 1000
+    assert list(ilsvrc.load_wnids()) == sorted(ilsvrc.load_wnids())
+    assert all(map(ilsvrc.is_wnid, ilsvrc.load_wnids()))
+    assert sum(map(ilsvrc.is_dog, ilsvrc.load_wnids())) == 118
 
 
 @pytest.mark.parametrize("form", mini.FORMS)
@@ -43,16 +45,16 @@ def test_a_part_of_ilsvrc2012_is_called_a_part(tmp_path, form):
 
 
 def test_all_of_ilsvrc2012_is_no_notice():
-    counts = dict.fromkeys(ilsvrc.wnids(), 1281) | dict.fromkeys(ilsvrc.wnids()[:167], 1282)
-    assert ilsvrc.judge(counts, "train") == []
-    assert ilsvrc.judge(dict.fromkeys(ilsvrc.wnids(), 50), "val") == []
-    assert ilsvrc.judge({"cat": 3, "dog": 4}, "train") == []
+    counts = dict.fromkeys(ilsvrc.load_wnids(), 1281) | dict.fromkeys(ilsvrc.load_wnids()[:167], 1282)
+    assert ilsvrc.count_notices(counts, "train") == []
+    assert ilsvrc.count_notices(dict.fromkeys(ilsvrc.load_wnids(), 50), "val") == []
+    assert ilsvrc.count_notices({"cat": 3, "dog": 4}, "train") == []
 
 
 def test_ilsvrc_2010_is_named_by_its_count_its_names_and_its_classes():
-    assert "ILSVRC-2010" in ilsvrc.judge({"n01440764": 1_261_406}, "train")[0]
-    assert "ILSVRC-2010" in ilsvrc.judge({"n01440764": 3}, "val", named_2010=3)[0]
-    assert "ILSVRC-2010" in ilsvrc.judge({"n01440764": 3, "n00000001": 4}, "train")[0]
+    assert "ILSVRC-2010" in ilsvrc.count_notices({"n01440764": 1_261_406}, "train")[0]
+    assert "ILSVRC-2010" in ilsvrc.count_notices({"n01440764": 3}, "val", named_2010=3)[0]
+    assert "ILSVRC-2010" in ilsvrc.count_notices({"n01440764": 3, "n00000001": 4}, "train")[0]
 
 
 def test_validation_images_of_ilsvrc_2010_do_not_get_labels_of_2012(tmp_path):
@@ -69,7 +71,7 @@ def test_the_devkit_of_another_year_is_refused(tmp_path):
     truth = data / ilsvrc.GROUND_TRUTH
     truth.rename(data / truth.name.replace("2012", "2010"))
     with pytest.raises(SourceError, match="ILSVRC-2010"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_archives_packed_again_are_named_by_their_size(tmp_path):
@@ -92,21 +94,21 @@ def test_the_archive_of_task_3_alone_is_no_training_data(tmp_path):
     inner = mini.tar_bytes([("n02085620_7.JPEG", b"dog")])
     mini.write(tmp_path / "ILSVRC2012_img_train_t3.tar", mini.tar_bytes([("n02085620.tar", inner)]))
     with pytest.raises(SourceError, match=r"task 3 .*fetch ILSVRC2012_img_train.tar"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_two_training_archives_are_not_chosen_between(tmp_path):
     mini.write_train_tar(tmp_path, "one.tar")
     mini.write_train_tar(tmp_path, "two.tar")
     with pytest.raises(SourceError, match=r"one.tar and two.tar"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_class_with_more_images_than_any_has_is_suspicious():
-    said = ilsvrc.judge({"n02085620": 1450, "n01440764": 1300}, "train")
+    said = ilsvrc.count_notices({"n02085620": 1450, "n01440764": 1300}, "train")
     assert "n02085620 has 1,450 images" in said[-1]
     assert "train_t3" in said[-1]
-    assert "train_t3" not in ilsvrc.judge({"n01440764": 1301}, "train")[-1]
+    assert "train_t3" not in ilsvrc.count_notices({"n01440764": 1301}, "train")[-1]
 
 
 def test_a_test_archive_is_left_out_and_named(tmp_path):
@@ -114,7 +116,7 @@ def test_a_test_archive_is_left_out_and_named(tmp_path):
     name = "ILSVRC2012_img_test_v10102019.tar"
     mini.write(tmp_path / name, mini.tar_bytes([("test/ILSVRC2012_test_00000001.JPEG", b"x")]))
     assert f"{name}: left out: test images, which have no labels" in notices(tmp_path)
-    assert name in excluded(tmp_path)
+    assert f"{name}/test/ILSVRC2012_test_00000001.JPEG" in excluded(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["flat val and an unpacked devkit", "kaggle", "parquet"])
@@ -122,8 +124,8 @@ def test_test_images_are_left_out_and_named(tmp_path, form):
     mini.FORMS[form](tmp_path)
     if "flat" in form:
         mini.write(tmp_path / "test" / "ILSVRC2012_test_00000001.JPEG", b"x")
-    assert list(recognise(tmp_path).splits) == ["train", "val"]
-    assert "test images, which have no labels, were left out" in notices(tmp_path)
+    assert list(detect_source(tmp_path).splits) == ["train", "val"]
+    assert re.search(r"left out: [\d,]+ test images?, without labels", notices(tmp_path))
     assert any("test" in path and "no labels" in reason for path, reason in excluded(tmp_path).items())
 
 
@@ -133,7 +135,7 @@ def test_a_missing_devkit_is_an_error_that_says_what_to_fetch_and_where_to_put_i
     for path in tmp_path.glob("*devkit*"):
         path.rename(tmp_path.parent / f"{tmp_path.name}-away")
     with pytest.raises(SourceError, match=rf"fetch ILSVRC2012_devkit_t12.tar.gz .* into {tmp_path}"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_part_of_the_val_archive_is_labelled_by_its_numbers(tmp_path):
@@ -186,20 +188,20 @@ def test_links_and_system_files_in_archives_are_excluded_with_their_reason(tmp_p
 
 def test_a_page_saved_as_an_archive_is_an_error(tmp_path):
     mini.write(tmp_path / "ILSVRC2012_img_train.tar", b"<html>please log in</html>" * 40)
-    with pytest.raises(SourceError, match="is no tar"):
-        recognise(tmp_path)
+    with pytest.raises(SourceError, match="is not a tar"):
+        detect_source(tmp_path)
 
 
 def test_a_compressed_tar_is_an_error_that_says_so(tmp_path):
     mini.write_devkit(tmp_path, packed=True)
     with pytest.raises(SourceError, match="compressed"):
-        recognise(tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
+        detect_source(tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
 
 
 def test_a_folder_of_compressed_archives_is_an_error_that_says_so(tmp_path):
     mini.write(tmp_path / "train_images_0.tar.zst", b"x")
     with pytest.raises(SourceError, match="compressed"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def hub(root, rows, **options):
@@ -234,20 +236,20 @@ def test_a_parquet_row_without_label_is_excluded(tmp_path):
 def test_parquet_without_images_says_what_it_has(tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"no column of images .* it has text"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_truncated_parquet_file_is_an_error(tmp_path):
     hub(tmp_path, [(0, "a.png", b"x")])
     os.truncate(tmp_path / "train-00000-of-00001.parquet", 300)
     with pytest.raises(SourceError, match="no whole Parquet file"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 _EVERY_DAMAGE = """
 import sys
 from pathlib import Path
-from sharding.errors import SourceError
+from alexstream.core.errors import SourceError
 from tests.sharding.sources.test_forms import listed
 
 path = Path(sys.argv[1]) / "data" / "train-00000-of-00002.parquet"
@@ -309,7 +311,7 @@ def test_webdataset_samples_without_image_or_label_are_excluded(tmp_path):
 
 def test_given_classes_or_a_classes_json_name_the_label_numbers(tmp_path):
     tars(tmp_path, [("a.jpg", b"x"), ("a.cls", b"1")])
-    found = recognise(tmp_path, classes=["cat", "dog"]).splits["train"]()
+    found = read_split(detect_source(tmp_path, classes=["cat", "dog"]).splits["train"])
     assert [e.wnid for e in found.entries] == ["dog"]
     mini.write(tmp_path / "classes.json", b'[{"index": 1, "wnid": "owl"}, {"index": 0, "wnid": "elk"}]')
     assert listed(tmp_path)["train"].classes == ("elk", "owl")
@@ -317,8 +319,8 @@ def test_given_classes_or_a_classes_json_name_the_label_numbers(tmp_path):
 
 def test_a_label_beyond_the_classes_is_an_error(tmp_path):
     tars(tmp_path, [("a.jpg", b"x"), ("a.cls", b"7")])
-    with pytest.raises(SourceError, match="label 7, and there are 2 classes"):
-        list(recognise(tmp_path, classes=["cat", "dog"]).splits["train"]().entries)
+    with pytest.raises(SourceError, match=r"label 7, for which there is no class \(2 known\)"):
+        list(read_split(detect_source(tmp_path, classes=["cat", "dog"]).splits["train"]).entries)
 
 
 def test_equal_keys_in_two_shards_stay_two_samples(tmp_path):
@@ -331,29 +333,29 @@ def test_webdataset_beside_archives_is_not_chosen_between(tmp_path):
     mini.write_archives(tmp_path)
     tars(tmp_path, [("a.jpg", b"x"), ("a.cls", b"7")])
     with pytest.raises(SourceError, match="move one of the two away"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_kaggle_set_without_its_table_is_an_error(tmp_path):
     mini.write_kaggle(tmp_path)
     (tmp_path / "LOC_val_solution.csv").unlink()
     with pytest.raises(SourceError, match=r"LOC_val_solution.csv is not beside"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_damaged_devkit_is_an_error_of_one_line(tmp_path):
     mini.write_archives(tmp_path, packed=False)
     (tmp_path / "ILSVRC2012_devkit_t12/data/meta.mat").write_bytes(b"MATLAB 5.0" * 50)
     with pytest.raises(SourceError, match=r"meta.mat cannot be read"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_listing_holds_no_list_of_entries(tmp_path):
     mini.write_archives(tmp_path)
-    entries = recognise(tmp_path).splits["train"]().entries
+    entries = read_split(detect_source(tmp_path).splits["train"]).entries
     assert next(iter(entries)).wnid == "n01440764"
     assert not isinstance(entries, (list, tuple))
-    assert isinstance(next(iter(entries)), listing.Entry)
+    assert isinstance(next(iter(entries)), Entry)
 
 
 def test_an_archive_and_a_folder_make_a_source_of_two_splits(tmp_path):
@@ -361,14 +363,15 @@ def test_an_archive_and_a_folder_make_a_source_of_two_splits(tmp_path):
     (tmp_path / "a" / "val").rename(tmp_path / "away")
     mini.write_val_tar(tmp_path / "a")
     assert content(tmp_path / "a") == expected()
-    assert recognise(tmp_path / "a").says.endswith("and train/")
+    assert detect_source(tmp_path / "a").description.endswith("and train/")
 
 
-def test_folders_unpacked_beside_their_archive_are_named(tmp_path):
+def test_folders_unpacked_beside_their_archive_are_asked_about(tmp_path):
+    """The folders may have been changed, or hold a part."""
     mini.write_archives(tmp_path)
     mini.write_folder(tmp_path)
-    assert content(tmp_path) == expected()
-    assert "train: left out: folder beside the archives" in notices(tmp_path)
+    with pytest.raises(SourceError, match=r"\(train/, val/\) lie beside .*--classes-at 1 .*, or move the folders away"):
+        detect_source(tmp_path)
 
 
 def test_a_class_as_tar_and_as_folder_is_not_chosen_between(tmp_path):
@@ -376,7 +379,7 @@ def test_a_class_as_tar_and_as_folder_is_not_chosen_between(tmp_path):
     mini.write(tmp_path / "train" / "n01440764" / "n01440764_18.JPEG", b"x")
     for src in (tmp_path, tmp_path / "train"):
         with pytest.raises(SourceError, match="move"):
-            recognise(src)
+            detect_source(src)
 
 
 def test_a_devkit_as_plain_tar_serves_and_is_accounted_for(tmp_path):
@@ -420,14 +423,16 @@ def test_parquet_labels_without_names_keep_their_numbers(tmp_path):
     table = pq.read_table(tmp_path / "train-00000-of-00001.parquet").replace_schema_metadata(None)
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
     assert listed(tmp_path)["train"].table.column("label").to_pylist() == [5, 2]
-    found = recognise(tmp_path, classes=list("abcdef")).splits["train"]()
+    found = read_split(detect_source(tmp_path, classes=list("abcdef")).splits["train"])
     assert [entry.wnid for entry in found.entries] == ["f", "c"]
 
 
 def test_a_split_can_be_listed_twice(tmp_path):
     mini.write_webdataset(tmp_path)
-    find = recognise(tmp_path, classes=mini.WNIDS).splits["train"]
-    assert list(find().entries) == list(find().entries)
+    find = detect_source(tmp_path, classes=mini.WNIDS).splits["train"]
+    first, second = read_split(find), read_split(find)
+    assert list(first.entries) == list(second.entries)
+    assert first.log == second.log and first.log is not second.log
 
 
 def test_annotations_in_a_tar_of_class_folders_do_not_make_it_a_webdataset(tmp_path):
@@ -439,7 +444,7 @@ def test_annotations_in_a_tar_of_class_folders_do_not_make_it_a_webdataset(tmp_p
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_nodes_above_the_classes_are_no_classes_of_the_devkit(tmp_path, packed):
     mini.write_devkit(tmp_path, packed=packed)
-    name, kit = find_devkit(tmp_path, items(tmp_path))
+    name, kit = find_devkit(tmp_path, list_items(tmp_path))
     assert (kit.ids, kit.names) == (mini.IDS, mini.WORDS)
     assert name.startswith("ILSVRC2012_devkit_t12")
-    assert kit.truth().in_order == list(mini.VAL_CLASSES)
+    assert kit.val_labels().in_order == list(mini.VAL_CLASSES)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sharding.errors import SourceError
-from sharding.sources.class_list import classes_from
-from sharding.sources.recognise import recognise
+from alexstream.core.errors import SourceError
+from alexstream.sharding.sources.detect import detect_source
+from alexstream.sharding.sources.labels.class_list import load_classes
 from tests.sharding.sources.test_forms import listed
 
 
@@ -60,14 +60,14 @@ def test_an_empty_class_folder_keeps_its_label(tmp_path):
 
 def test_missing_empty_and_file_sources_are_errors(tmp_path):
     with pytest.raises(SourceError, match="does not exist"):
-        recognise(tmp_path / "nowhere")
+        detect_source(tmp_path / "nowhere")
     with pytest.raises(SourceError, match="is empty"):
-        recognise(tmp_path)
+        detect_source(tmp_path)
     make(tmp_path, "file.jpg")
     with pytest.raises(SourceError, match="is a file"):
-        recognise(tmp_path / "file.jpg")
-    with pytest.raises(SourceError, match="no images found"):
-        recognise(tmp_path)
+        detect_source(tmp_path / "file.jpg")
+    with pytest.raises(SourceError, match=r"holds 1 image .* and no class folders"):
+        detect_source(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["val", "validation", "valid"])
@@ -83,14 +83,14 @@ def test_a_source_with_train_and_val_is_two_splits(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "split"), [("valid", "val"), ("test", "test"), ("photos", "train")])
 def test_a_single_split_is_the_one_that_its_folder_name_means(tmp_path, name, split):
-    assert list(recognise(make(tmp_path / name, "a/x.jpg")).splits) == [split]
+    assert list(detect_source(make(tmp_path / name, "a/x.jpg")).splits) == [split]
 
 
 @pytest.mark.parametrize("other", ["extra/a/z.jpg", "valid/a/z.jpg"])
 def test_folders_beside_the_splits_are_neither_classes_nor_lost(tmp_path, other):
     make(tmp_path, "train/a/x.jpg", "val/a/y.jpg", other)
     with pytest.raises(SourceError, match=other.split("/")[0]):
-        recognise(tmp_path)
+        detect_source(tmp_path)
 
 
 def test_a_class_called_train_does_not_make_a_split(tmp_path):
@@ -109,10 +109,15 @@ def write_list(folder, text):
         ("great grey owl\t24\nelk\n", ("great grey owl", "elk")),
         ('[{"index": 1, "wnid": "b"}, {"index": 0, "wnid": "a"}]', ("a", "b")),
         ('["x", "y"]', ("x", "y")),
+        ('{"0": "cat", "2": "elk", "1": "dog"}', ("cat", "dog", "elk")),
+        ('{"cat": 0, "elk": 2, "dog": 1}', ("cat", "dog", "elk")),
+        ('{"7": 1, "8": 0}', ("8", "7")),
+        ('{"1": "1", "0": "0"}', ("0", "1")),
+        ('{"00": "cat", "01": "dog"}', ("cat", "dog")),
     ],
 )
 def test_a_list_of_classes_is_read_in_label_order(tmp_path, text, classes):
-    assert classes_from(write_list(tmp_path, text)) == classes
+    assert load_classes(write_list(tmp_path, text)) == classes
 
 
 @pytest.mark.parametrize(
@@ -121,19 +126,32 @@ def test_a_list_of_classes_is_read_in_label_order(tmp_path, text, classes):
         ("", "is empty"),
         ("a\n\nb\n", "empty class"),
         ("a\nb\na\n", "'a' twice"),
-        ('{"a": 1}', "no list"),
+        ('{"a": 1}', "indexes are not 0, 1, 2"),
+        ('{"0": "a", "2": "b"}', "indexes are not 0, 1, 2"),
+        ('{"a": 0, "b": 0}', "indexes are not 0, 1, 2"),
+        ('{"0": "a", "00": "b"}', "indexes are not 0, 1, 2"),
+        ('{"a": 0, "b": 1, "a": 1}', "a key twice"),
+        ('{"0": "a", "0": "b"}', "a key twice"),
+        ('{"0": "a", "1": "a"}', "'a' twice"),
+        ('{"0": "1", "1": "2", "2": "0"}', "numbers to numbers"),
+        ('{"a": -1, "b": 0}', "indexes are not 0, 1, 2"),
+        ('{"a": 0.0}', "must be like"),
+        ('{"a": true, "b": false}', "must be like"),
+        ('{"a": "b"}', "must be like"),
+        ('{"0": ["n01440764", "tench"]}', "must be like"),
+        ("{}", "is empty"),
         ('[{"index": 5, "wnid": "a"}]', "indexes"),
         ("[1", "no list of classes"),
     ],
 )
 def test_a_wrong_list_of_classes_is_an_error_of_one_line(tmp_path, text, words):
     with pytest.raises(SourceError, match=words) as error:
-        classes_from(write_list(tmp_path, text))
+        load_classes(write_list(tmp_path, text))
     assert "\n" not in str(error.value)
 
 
 def test_a_finished_data_set_is_a_list_of_classes(sample_shards):
-    classes = classes_from(sample_shards / "train")
-    assert classes == classes_from(sample_shards / "train/manifest.json")
-    assert classes == classes_from(sample_shards / "train/classes.json")
+    classes = load_classes(sample_shards / "train")
+    assert classes == load_classes(sample_shards / "train/manifest.json")
+    assert classes == load_classes(sample_shards / "train/classes.json")
     assert len(classes) == 8

@@ -2,23 +2,26 @@
 
 import hashlib
 import io
+import os
 import pickle
 import tarfile
+from pathlib import PurePosixPath
 
 import pytest
 
-from sharding import listing
-from sharding.errors import BadImageError, SourceError
-from sharding.sources.reading import Reader
-from sharding.sources.recognise import recognise
+from alexstream.core.errors import BadImageError, SourceError
+from alexstream.sharding import listing
+from alexstream.sharding.sources.detect import detect_source
+from alexstream.sharding.sources.reader import FileStamp, Reader
 from tests.sharding import miniature as mini
+from tests.source_splits import read_split
 
 
 def listed(src):
     """All splits as listings, val labelled by the classes of train."""
     out, classes = {}, None
-    for split, find in recognise(src).splits.items():
-        out[split] = listing.build(find(), classes, where=str(src))
+    for split, find in detect_source(src).splits.items():
+        out[split] = listing.build_listing(find, classes, where=str(src))
         classes = classes or out[split].classes
     return out
 
@@ -27,8 +30,11 @@ def content(src):
     reader = Reader(src)
     return {
         split: {
-            image.key: (image.label, hashlib.sha256(reader.read(image.container, image.offset, image.size)).hexdigest())
-            for image in listing.images(lst.table, lst.classes)
+            image.key: (
+                image.label,
+                hashlib.sha256(reader.read(image.container, image.offset, image.size).data).hexdigest(),
+            )
+            for image in listing.iter_images(lst.table, lst.classes)
         }
         for split, lst in listed(src).items()
     }
@@ -81,12 +87,12 @@ def test_one_parquet_file_and_one_webdataset_tar_are_sources(tmp_path):
 
 def test_splits_come_in_the_order_train_val(tmp_path):
     mini.write_archives(tmp_path)
-    assert list(recognise(tmp_path).splits) == ["train", "val"]
+    assert list(detect_source(tmp_path).splits) == ["train", "val"]
 
 
 def test_the_sentence_names_the_archives(tmp_path):
     mini.write_archives(tmp_path)
-    assert recognise(tmp_path).says == (
+    assert detect_source(tmp_path).description == (
         "imagenet: original archives (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, ILSVRC2012_devkit_t12.tar.gz)"
     )
 
@@ -109,8 +115,10 @@ def test_every_file_of_the_source_is_an_image_its_container_or_excluded(tmp_path
     mini.FORMS[form](tmp_path)
     accounted = set()
     for lst in listed(tmp_path).values():
-        accounted |= {image.container for image in listing.images(lst.table, lst.classes)}
-        accounted |= {path for path, _ in lst.excluded}
+        accounted |= {image.container for image in listing.iter_images(lst.table, lst.classes)}
+        excluded = [PurePosixPath(path) for path, _ in lst.excluded]
+        accounted |= {str(place) for path in excluded for place in (path, *path.parents) if place.suffix == ".parquet"}
+        accounted |= set(map(str, excluded))
     for file in tmp_path.rglob("*"):
         path = file.relative_to(tmp_path)
         if file.is_file():
@@ -119,7 +127,7 @@ def test_every_file_of_the_source_is_an_image_its_container_or_excluded(tmp_path
 
 def test_paths_tell_people_where_an_image_lies(tmp_path):
     mini.write_archives(tmp_path)
-    first = next(iter(recognise(tmp_path).splits["train"]().entries))
+    first = next(iter(read_split(detect_source(tmp_path).splits["train"]).entries))
     assert first.path == "ILSVRC2012_img_train.tar/n01440764.tar/n01440764_10026.JPEG"
     assert first.name == "n01440764/n01440764_10026.JPEG"
 
@@ -143,12 +151,12 @@ def keys_of(tar):
 
 def test_a_reader_pickles_as_its_root_and_reads_after_close(tmp_path):
     mini.write_archives(tmp_path)
-    entry = next(iter(recognise(tmp_path).splits["train"]().entries))
+    entry = next(iter(read_split(detect_source(tmp_path).splits["train"]).entries))
     reader = Reader(tmp_path)
-    data = reader.read(entry.container, entry.offset, entry.size)
+    data = reader.read(entry.container, entry.offset, entry.size).data
     reader.close()
-    assert pickle.loads(pickle.dumps(reader)).read(entry.container, entry.offset, entry.size) == data
-    assert reader.read(entry.container, entry.offset, entry.size) == data
+    assert pickle.loads(pickle.dumps(reader)).read(entry.container, entry.offset, entry.size).data == data
+    assert reader.read(entry.container, entry.offset, entry.size).data == data
 
 
 def test_an_image_that_is_gone_is_unreadable_and_an_archive_that_is_gone_ends_the_work(tmp_path):
@@ -173,5 +181,32 @@ def test_a_reader_keeps_few_files_open(tmp_path):
             member.size = 1
             tar.addfile(member, io.BytesIO(bytes([i])))
     reader = Reader(tmp_path)
-    assert [reader.read(f"{i}.tar", 512, 1) for i in range(40)] == [bytes([i]) for i in range(40)]
+    assert [reader.read(f"{i}.tar", 512, 1).data for i in range(40)] == [bytes([i]) for i in range(40)]
     assert len(reader._ranges) <= 8
+
+
+@pytest.mark.parametrize("write", [mini.write_folder, mini.write_archives])
+def test_bytes_come_with_the_stamp_of_the_file_they_are_in(tmp_path, write):
+    write(tmp_path)
+    entry = next(iter(read_split(detect_source(tmp_path).splits["train"]).entries))
+    with Reader(tmp_path) as reader:
+        data, stamp = reader.read(entry.container, entry.offset, entry.size)
+    assert len(data) > 100 and stamp == FileStamp.from_stat(os.stat(tmp_path / entry.container))
+
+
+def test_a_file_that_is_written_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    path, real, changed = tmp_path / "a.jpg", os.fstat, []
+    path.write_bytes(b"old!")
+
+    def fstat(descriptor):
+        found = real(descriptor)
+        if not changed:
+            path.write_bytes(b"new!")
+            os.utime(path, (5, 5))
+            changed.append(path)
+        return found
+
+    monkeypatch.setattr("alexstream.sharding.sources.reader._PAUSE_S", 0)
+    monkeypatch.setattr(os, "fstat", fstat)
+    data, stamp = Reader(tmp_path).read("a.jpg", -1, 0)
+    assert changed and (data, stamp.mtime_ns) == (b"new!", 5 * 10**9)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.errors import SourceError
-from sharding.sources.place import RangeFile
-from sharding.sources.tar_walk import is_tar, walk_tar
+from alexstream.core.errors import SourceError
+from alexstream.sharding.sources.files import RangeFile
+from alexstream.sharding.sources.tars.walk import is_tar, walk_tar
 from tests.sharding.miniature import tar_bytes
 
 

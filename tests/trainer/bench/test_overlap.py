@@ -13,17 +13,26 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from pipeline import fused
-from pipeline.batch import Batch, DataFacts, Stages
+from alexstream.core.measure import Spread
+from alexstream.pipeline.batch import Batch, DataFacts, StageTimes
+from alexstream.pipeline.decode import fused
+from alexstream.trainer.bench.overlap import (
+    FixedRateConsumer,
+    OverlapOptions,
+    OverlapResult,
+    RateSweep,
+    WaitTimes,
+    measure_consumer,
+    measure_rates,
+)
+from alexstream.trainer.distributed.launch import Rank
+from alexstream.trainer.network.columns import Columns
+from alexstream.trainer.verdict import StepTimes, Verdict
+from tests import forks
 from tests.conftest import ROOT
-from trainer.bench.numbers import Spread
-from trainer.bench.overlap import Overlap, OverlapOptions, Pace, Paces, Waits, overlap, paces
-from trainer.columns import Columns
-from trainer.launch import Rank
-from trainer.verdict import Balance, Verdict
 
 RANK = Rank(columns=Columns(), device=torch.device("cpu"))
-DECODE = Stages(read_s=0.1, decode_s=0.5, finish_s=0.2)
+DECODE = StageTimes(read_s=0.1, decode_s=0.5, finish_s=0.2)
 
 SLOW = """
 #define _GNU_SOURCE
@@ -75,7 +84,7 @@ class Drawn:
 def test_every_kind_gets_its_rounds_and_only_live_steps_are_looked_at():
     taken, ticks = [], []
     options = OverlapOptions(steps=3, rounds=2)
-    found = overlap(RANK, Drawn(), taken.append, options, lambda: ticks.append(1))
+    found = measure_consumer(RANK, Drawn(), taken.append, options, lambda: ticks.append(1))
     assert [len(s) for s in (found.live_s, found.cached_s, found.plain_s)] == [2, 2, 2]
     assert len(found.live.waits_s) == 6 and len(ticks) == 6
     assert found.stages_s["decode"] == pytest.approx(0.5) and found.stages_s["exchange"] == 0.0
@@ -83,64 +92,64 @@ def test_every_kind_gets_its_rounds_and_only_live_steps_are_looked_at():
 
 
 def test_costs_are_the_ratios_of_the_rounds():
-    live = Waits(waits_s=[0.1, 0.3], elapsed_s=2.0, stages=DECODE + DECODE)
-    found = Overlap(batch_size=64, live_s=[1.5, 3.0], cached_s=[1.0, 2.0], plain_s=[1.5, 3.0], live=live)
+    live = WaitTimes(waits_s=[0.1, 0.3], elapsed_s=2.0, stages=DECODE + DECODE)
+    found = OverlapResult(batch_size=64, live_s=[1.5, 3.0], cached_s=[1.0, 2.0], plain_s=[1.5, 3.0], live=live)
     assert found.cost_of_data.median == 1.5 and found.cost_of_augmentation.median == 1.0
-    assert found.live.share == pytest.approx(0.2) and found.stages_s["compute"] == pytest.approx(0.8)
+    assert found.live.wait_share == pytest.approx(0.2) and found.stages_s["compute"] == pytest.approx(0.8)
     assert found.verdict() == Verdict(data_bound=True, cost=1.5, slowest="decode")
-    assert "DATA-BOUND" in found.lines()[-1] and "decode" in found.lines()[-1]
-    json.dumps(found.as_json())
+    assert "DATA-BOUND" in found.to_lines()[-1] and "decode" in found.to_lines()[-1]
+    json.dumps(found.to_dict())
 
 
 def test_a_cost_within_the_noise_is_no_verdict_against_the_data():
-    live = Waits(waits_s=[0.0], elapsed_s=1.0, stages=DECODE)
-    found = Overlap(batch_size=64, live_s=[1.3, 0.9, 1.2], cached_s=[1.0, 1.0, 1.0], plain_s=[1.0] * 3, live=live)
+    live = WaitTimes(waits_s=[0.0], elapsed_s=1.0, stages=DECODE)
+    found = OverlapResult(batch_size=64, live_s=[1.3, 0.9, 1.2], cached_s=[1.0, 1.0, 1.0], plain_s=[1.0] * 3, live=live)
     assert found.cost_of_data.low < 1.0 < found.cost_of_data.median and not found.verdict().data_bound
 
 
 def test_a_consumer_of_one_rate_waits_for_nothing_that_is_there():
     options = OverlapOptions(steps=4, rounds=2)
-    found = overlap(RANK, Drawn(), Pace(0.01), options, lambda: None)
+    found = measure_consumer(RANK, Drawn(), FixedRateConsumer(0.01), options, lambda: None)
     assert all(s >= 0.01 for s in found.live_s) and not found.verdict().data_bound
-    swept = paces(RANK, Drawn(), [0.5, 1.0], options, lambda: None)
-    assert list(swept.waits) == [0.5, 1.0] and all(len(w) == 2 for w in swept.waits.values())
+    swept = measure_rates(RANK, Drawn(), [0.5, 1.0], options, lambda: None)
+    assert list(swept.wait_shares) == [0.5, 1.0] and all(len(w) == 2 for w in swept.wait_shares.values())
 
 
 def test_the_fastest_rate_is_the_last_that_waits_a_hundredth_at_most():
-    peak = Spread.of([1000.0])
-    swept = Paces(peak=peak, waits={0.5: [0.0, 0.001], 0.9: [0.009, 0.02, 0.005], 1.0: [0.1, 0.2]})
-    assert swept.fastest == 0.9 and "900 images/s" in swept.lines()[-1]
-    assert Paces(peak=peak, waits={0.5: [0.3]}).fastest is None
+    peak = Spread.from_values([1000.0])
+    swept = RateSweep(peak=peak, wait_shares={0.5: [0.0, 0.001], 0.9: [0.009, 0.02, 0.005], 1.0: [0.1, 0.2]})
+    assert swept.fastest_share == 0.9 and "900 images/s" in swept.to_lines()[-1]
+    assert RateSweep(peak=peak, wait_shares={0.5: [0.3]}).fastest_share is None
 
 
 def test_a_run_is_judged_after_its_first_steps():
-    balance = Balance()
+    balance = StepTimes()
     for _ in range(5):
         balance.add(elapsed_s=10.0, wait_s=9.0, busy_s=0.0, stages=DECODE)
     assert balance.verdict() is None
     for _ in range(10):
         balance.add(elapsed_s=1.0, wait_s=0.01, busy_s=0.0, stages=DECODE)
-    assert balance.verdict().line().startswith("COMPUTE-BOUND")
+    assert balance.verdict().to_text().startswith("COMPUTE-BOUND")
     for _ in range(10):
-        balance.add(elapsed_s=2.0, wait_s=1.0, busy_s=0.0, stages=Stages(read_s=0.9))
-    assert balance.verdict().line().startswith("DATA-BOUND") and balance.verdict().slowest == "read"
+        balance.add(elapsed_s=2.0, wait_s=1.0, busy_s=0.0, stages=StageTimes(read_s=0.9))
+    assert balance.verdict().to_text().startswith("DATA-BOUND") and balance.verdict().slowest == "read"
 
 
 def test_cores_that_network_and_stream_share_are_named():
-    balance = Balance()
+    balance = StepTimes()
     for _ in range(15):
         balance.add(elapsed_s=1.0, wait_s=0.2, busy_s=0.95, stages=DECODE)
-    assert "cores that are 95 % busy" in balance.verdict().line()
+    assert "cores that are 95 % busy" in balance.verdict().to_text()
     for _ in range(10):
         balance.add(elapsed_s=1.0, wait_s=0.2, busy_s=0.1, stages=DECODE)
-    assert "busy" not in balance.verdict().line()
+    assert "busy" not in balance.verdict().to_text()
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
     """A library that slows reading and decoding of the process that loads it."""
     compiler = shutil.which("cc")
-    if compiler is None or fused.operator() is None:
+    if compiler is None or fused.find_operator_address() is None:
         pytest.skip("no C compiler here, or fused.c was not compiled: nothing to slow")
     folder = tmp_path_factory.mktemp("slow")
     (folder / "slow.c").write_text(SLOW)
@@ -149,10 +158,10 @@ def slow(tmp_path_factory):
 
 
 def measured(shards, *words, steps=4, rounds=3, **environment):
-    command = [sys.executable, ROOT / "cli.py", "bench", "overlap", "--data", shards, "--batch-size", "8", *words]
+    command = ["bench", "overlap", "--data", shards, "--batch-size", "8", *words]
     command += ["--steps", steps, "--rounds", rounds, "--json", "--quiet"]
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    done = forks.run(command, environment, forked_ranks=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["measured"]
 

@@ -7,11 +7,11 @@ from itertools import count
 import pytest
 import torch
 
-from pipeline.batch import Batch
-from pipeline.errors import StreamError
-from pipeline.loader import ShardedData
+from alexstream.pipeline.batch import Batch
+from alexstream.pipeline.errors import StreamError
+from alexstream.pipeline.stream import ShardedData
+from alexstream.trainer.bench.stream import IMAGE_MB, WARM_UP_BATCHES, measure_stream
 from tests.trainer.spoken import FACTS
-from trainer.bench.stream import IMAGE_MB, UNTIMED, measure
 
 CPU = torch.device("cpu")
 
@@ -36,21 +36,23 @@ class CountedData:
 
 def test_rates_are_the_images_of_a_block_by_its_seconds():
     data = CountedData()
-    found = measure(data, ["paper", "none"], CPU, steps=10, rounds=3, quiet=True, clock=count().__next__)
+    found = measure_stream(data, ["paper", "none"], CPU, steps=10, rounds=3, quiet=True, clock=count().__next__)
     assert found.images_per_s == {"paper": [40.0] * 3, "none": [40.0] * 3}
-    assert found.json()["mb_per_s"]["paper"] == pytest.approx([40 * 224 * 224 * 3 * 4 / 1e6] * 3)
-    assert found.json()["ratio_to_last"] == {"paper": {"median": 1.0, "low": 1.0, "high": 1.0}}
+    assert found.to_dict()["mb_per_s"]["paper"] == pytest.approx([40 * 224 * 224 * 3 * 4 / 1e6] * 3)
+    assert found.to_dict()["ratio_to_last"] == {"paper": {"median": 1.0, "low": 1.0, "high": 1.0}}
     assert pytest.approx(0.602112) == IMAGE_MB
 
 
 def test_each_augmentation_gives_as_many_batches_the_warm_up_included():
     data = CountedData()
-    measure(data, ["paper", "none"], CPU, steps=10, rounds=3, quiet=True)
-    assert data.taken == {name: (1 + 3) * (UNTIMED + 10) for name in ("paper", "none")}
+    measure_stream(data, ["paper", "none"], CPU, steps=10, rounds=3, quiet=True)
+    assert data.taken == {name: (1 + 3) * (WARM_UP_BATCHES + 10) for name in ("paper", "none")}
 
 
 def test_the_table_has_a_line_an_augmentation_and_the_decode_path():
-    found = measure(CountedData(), ["paper", "none"], CPU, steps=10, rounds=3, quiet=True, clock=count().__next__)
+    found = measure_stream(
+        CountedData(), ["paper", "none"], CPU, steps=10, rounds=3, quiet=True, clock=count().__next__
+    )
     heads, paper, none, last = found.table().splitlines()
     assert heads.split()[-2:] == ["÷", "none"] and "1.000 (95 %: 1.000-1.000, n = 3)" in paper
     assert none.startswith("none") and last.startswith("made in memory; 3 rounds of 10 batches of 4; peak memory")
@@ -58,10 +60,10 @@ def test_the_table_has_a_line_an_augmentation_and_the_decode_path():
 
 def test_shards_are_streamed(sample_shards):
     data = ShardedData(train=sample_shards / "train", batch_size=16)
-    found = measure(data, ["paper"], CPU, steps=2, rounds=1, quiet=True)
-    assert min(found.images_per_s["paper"]) > 0 and found.json()["ratio_to_last"] == {}
+    found = measure_stream(data, ["paper"], CPU, steps=2, rounds=1, quiet=True)
+    assert min(found.images_per_s["paper"]) > 0 and found.to_dict()["ratio_to_last"] == {}
 
 
 def test_an_augmentation_that_does_not_exist(sample_shards):
     with pytest.raises(StreamError, match="received 'none-at-all', expected one of"):
-        measure(ShardedData(train=sample_shards / "train"), ["paper", "none-at-all"], CPU, quiet=True)
+        measure_stream(ShardedData(train=sample_shards / "train"), ["paper", "none-at-all"], CPU, quiet=True)

@@ -1,0 +1,70 @@
+"""Text for people: escape and quote what comes from outside, such as file names; counts and durations. Pure."""
+
+from __future__ import annotations
+
+import reprlib
+import unicodedata
+from typing import Any
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Return ``text`` with everything unprintable as escapes: ``\n``, ``\x1b``, ``\u202e``, ``\udcff``.
+
+    These are line ends, control characters, marks that change the writing direction, and undecodable bytes of file
+    names; spaces of any width stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if _is_displayable(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def _is_displayable(one: str) -> bool:
+    return one.isprintable() or unicodedata.category(one) == "Zs"
+
+
+def to_one_line(text: str, most: int = 2000) -> str:
+    """Return ``escape_unprintable(text)``.
+
+    Beyond ``most`` characters its start and its end, where messages have the remedy.
+    """
+    text = escape_unprintable(text)
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+
+
+def shorten(text: str, most: int) -> str:
+    """Return at most ``most`` characters of ``escape_unprintable(text)``, with an ellipsis if there are more."""
+    text = escape_unprintable(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def count_of(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: ``1 image``, ``2 images``, ``1,234 classes`` (``many`` where it is not + s)."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration: ``42 s``, ``7 min``, ``1 h 02 min``, ``3 d 04 h``."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def normalize_nfc(name: str) -> str:
+    """Return a name in NFC, in which class names are compared: macOS stores é as two characters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def quote_value(value: Any, most: int = 80) -> str:
+    """Return a value from outside in quotes, as ``repr`` does, in about ``most`` characters, however large it is."""
+    if type(value) is int:  # reprlib would format all digits first
+        return str(value) if -(1 << 63) <= value < 1 << 63 else "a number of more than 64 bits"
+    form = reprlib.Repr()
+    form.maxstring = form.maxother = most
+    form.maxlevel, form.maxlist, form.maxtuple, form.maxdict, form.maxset = 1, 3, 3, 3, 3
+    text = form.repr(value[: 2 * most] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= 4 * most else f"{text[: 4 * most]}…"

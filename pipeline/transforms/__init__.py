@@ -1,0 +1,1 @@
+"""Augmentation and normalization: draws (crop, flip, lighting), the mean, and the arithmetic on the device."""

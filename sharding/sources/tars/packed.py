@@ -1,0 +1,327 @@
+"""Detect class folders in tars: data sets that were packed again, with or without the folders above the classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
+
+import pyarrow as pa
+
+from alexstream.core.errors import SourceError
+from alexstream.core.text import count_of
+from alexstream.sharding.sources.files import TEST_IMAGES, has_system_part, is_image_name, may_be_image, open_range_file
+from alexstream.sharding.sources.folder import TABLE_EXTENSIONS
+from alexstream.sharding.sources.imagenet import ilsvrc
+from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels
+from alexstream.sharding.sources.imagenet.flat_val import list_flat_tar
+from alexstream.sharding.sources.split_words import split_of_file
+from alexstream.sharding.sources.structure import (
+    FolderTree,
+    LayoutOptions,
+    SourceLayout,
+    SplitFolder,
+    detect_layout,
+    iter_imageless_folders,
+)
+from alexstream.sharding.sources.tars.nested import InnerTars, iter_nested_members
+from alexstream.sharding.sources.tars.walk import ArchiveMember
+from alexstream.sharding.sources.types import Entry, Excluded, ListingLog, SourceSplit, SplitLister
+
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
+_CHUNK_ROWS = 1 << 15
+Listers = dict[str, tuple[list[str], SplitLister]]
+SkippedFolders = Mapping[tuple[str, ...], str]
+
+
+class TarTree(FolderTree):
+    """A folder in tars, built from the names of their members."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, TarTree] = {}
+        self._tables: list[str] = []
+        self.num_files = self._num_images = self._num_unknown = 0
+
+    @property
+    def folders(self) -> Mapping[str, TarTree]:
+        """Subfolders by name."""
+        return self._folders
+
+    @property
+    def has_images(self) -> bool:
+        """True if it contains images directly; beside folders of images, only with an image's extension."""
+        return self._num_images > 0 or (self._num_unknown > 0 and not self.data_folders)
+
+    @property
+    def is_on_disk(self) -> bool:
+        """False: a folder in a tar is no source by itself."""
+        return False
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """Names of the tables in it, which may hold labels."""
+        return self._tables
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """True if it contains no file at any depth."""
+        return self.num_files == 0
+
+    def add(self, folders: Sequence[str], file: str) -> None:
+        """Count a file in this folder and in each folder on its path."""
+        node = self
+        node.num_files += 1
+        for name in folders:
+            node = node._folders.setdefault(name, TarTree())
+            node.num_files += 1
+        node._num_images += is_image_name(file)
+        node._num_unknown += may_be_image(file)
+        if file.lower().endswith(TABLE_EXTENSIONS):
+            node._tables.append(file)
+
+    def at(self, path: Sequence[str]) -> TarTree:
+        """Return the folder at a path."""
+        node = self
+        for name in path:
+            node = node._folders[name]
+        return node
+
+
+class TarMembers:
+    """The members of a tar and of the tars in it, walked once.
+
+    Stored as Arrow columns: some 70 bytes each, for millions of them. ``inner``: the tars in it.
+    """
+
+    def __init__(self, path: Path, where: str) -> None:
+        """Walk the tar at ``path``, which errors call ``where``. Raises SourceError for a damaged tar."""
+        self._columns: list[pa.RecordBatch] = []
+        self.inner = InnerTars()
+        with open_range_file(path) as file:
+            members = iter_nested_members(file, where, self.inner)
+            while taken := list(islice(members, _CHUNK_ROWS)):
+                names, offsets, sizes, reasons = zip(*taken, strict=True)
+                columns = {
+                    "name": pa.array(map(os.fsencode, names), pa.binary()),
+                    "offset": pa.array(offsets, pa.int64()),
+                    "size": pa.array(sizes, pa.int64()),
+                    "reason": pa.array(map(os.fsencode, reasons), pa.binary()).dictionary_encode(),
+                }
+                self._columns.append(pa.RecordBatch.from_pydict(columns))
+
+    def __iter__(self) -> Iterator[ArchiveMember]:
+        """Yield the members in their order."""
+        for batch in self._columns:
+            for name, offset, size, reason in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield ArchiveMember(os.fsdecode(name), offset, size, os.fsdecode(reason))
+
+
+def build_tree(tars: Iterable[TarMembers]) -> TarTree:
+    """Build one tree from the members of some tars."""
+    tree = TarTree()
+    for members in tars:
+        for member in members:
+            if not member.reason and not has_system_part(member.name):
+                *folders, base = members.inner.split_path(member.name)
+                tree.add(folders, base)
+    return tree
+
+
+class LabelSources(NamedTuple):
+    """Label sources beside the folders: devkit and its name, classes of flat val images, and class names by wnid."""
+
+    kit_name: str = ""
+    devkit: Devkit | None = None
+    val_labels: ValLabels | None = None
+    names: Mapping[str, str] = MappingProxyType({})
+
+
+class _TarGroup(NamedTuple):
+    """Tars that together hold one tree; ``prefix`` is the path of their folder relative to the source."""
+
+    paths: Mapping[str, Path]
+    walked: Mapping[str, TarMembers]
+    prefix: str
+    labels: LabelSources
+
+    def members(self) -> Iterator[tuple[str, ArchiveMember, list[str]]]:
+        """Yield the tar's path relative to the source, the member, and the parts of its name."""
+        for name, members in self.walked.items():
+            for member in members:
+                yield self.prefix + name, member, members.inner.split_path(member.name)
+
+
+def detect_packed_folders(
+    root: Path, names: Sequence[str], prefix: str, choice: LayoutOptions, labels: LabelSources
+) -> Listers:
+    """Detect the splits in the tars ``names``, which hold class folders: by split, the tars and the lister.
+
+    Raises SourceError where the structure is unclear, where a tar's name and its folders imply different splits, or
+    where only some of the tars imply a split.
+    """
+    groups: dict[str | None, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(split_of_file(name), []).append(name)
+    made: Listers = {}
+    for told, tars in groups.items():
+        where = f"{root}/{tars[0]}" if len(tars) == 1 else f"{root} ({len(tars)} tars: {tars[0]}, …)"
+        paths = {name: root / name for name in tars}
+        walked = {name: TarMembers(path, prefix + name) for name, path in paths.items()}
+        for name, path in paths.items():
+            _check_inner_tars(walked[name], path, choice)
+        tree = build_tree(walked.values())
+        layout = detect_layout(tree, where, replace(choice, split=told or choice.split))
+        if told is None and "" in layout.branches and len(groups) > 1:
+            _raise_unknown_split(root, groups)
+        unnamed = told or choice.split or "train"
+        for split, (branch, make) in _make_listers(
+            _TarGroup(paths, walked, prefix, labels), tree, layout, unnamed
+        ).items():
+            inside = {split, *filter(None, map(split_of_file, branch.path))}
+            if (told is not None and inside != {told}) or split in made:
+                raise SourceError(
+                    f"{where}: holds a folder {'/'.join(branch.path)}/, but its name implies the {told} split, or "
+                    f"{split} is there twice; pack every split into a tar of its own, named for it (train.tar, val.tar)"
+                )
+            made[split] = (tars, make)
+    return made
+
+
+def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) -> None:
+    """Raise SourceError if tars in a tar hold WebDataset samples, or lie beside a folder of the same name."""
+    inner = members.inner
+    if inner.with_samples and choice.level is None:
+        raise SourceError(
+            f"{path}: holds WebDataset tars ({inner.with_samples[0]}; {len(inner.with_samples)} such), whose labels "
+            f"are read from tars that lie in a folder: unpack it (tar -xf {path.name}) and give --src that folder; if "
+            "its tars are classes or splits by name, and their labels do not count: --classes-at 1, 2 … or last"
+        )
+    packed = (m.name for m in members if not m.reason and m.name.lower().endswith(_COMPRESSED)) if inner.paths else ()
+    if name := next(iter(packed), ""):
+        raise SourceError(
+            f"{path}: {name} is compressed, so that images in it cannot be read in place; unpack the tar around it "
+            f"(tar -xf {path.name}) and what is compressed in it, and give --src that folder"
+        )
+    if twice := inner.find_duplicate(member.name for member in members if not member.reason):
+        raise SourceError(
+            f"{path}: holds {twice} and, beside it, a folder {twice[:-4]}/, of which one may be a copy of the other; "
+            f"unpack it (tar -xf {path.name}), move one of the two away and give --src the folder"
+        )
+
+
+def _raise_unknown_split(root: Path, groups: Mapping[str | None, Sequence[str]]) -> NoReturn:
+    named = next(names[0] for told, names in groups.items() if told is not None)
+    raise SourceError(
+        f"{root}: the name of {named} implies a split and that of {groups[None][0]} does not; rename it "
+        "(train.tar, val.tar, test.tar), or move it away"
+    )
+
+
+def _make_listers(
+    tars: _TarGroup, tree: TarTree, layout: SourceLayout, unnamed: str
+) -> dict[str, tuple[SplitFolder, SplitLister]]:
+    beside = dict(layout.beside)
+    notices = [f"{name}: class folders packed again; its members decide" for name in tars.paths]
+    found: dict[str, tuple[SplitFolder, SplitLister]] = {}
+    for name, branch in layout.branches.items():
+        split = name or unnamed
+        if branch.flat and split == "test":
+            beside[branch.path] = TEST_IMAGES
+            count = tree.at(branch.path).num_files
+            notices.append(f"{'/'.join(branch.path)}: left out: {count_of(count, 'test image')}, without labels")
+        elif branch.flat:
+            found[split] = branch, partial(_list_flat, tars, branch, split)
+        else:
+            for path in iter_imageless_folders(tree.at(branch.path), branch.level, branch.path):
+                beside[path] = "folder without images"
+            found[split] = branch, partial(_list_classes, tars, branch, beside, split)
+    if found:
+        first = next(iter(found))
+        branch, make = found[first]
+        rest = partial(_list_skipped, tars, tree, beside, [branch for branch, _ in found.values()])
+        found[first] = branch, partial(_add_skipped, make, rest, notices)
+    return found
+
+
+def _add_skipped(
+    lister: SplitLister, rest: Callable[[], Excluded], notices: Sequence[str], log: ListingLog
+) -> SourceSplit:
+    split = lister(log)
+    log.extend(rest(), notices)
+    return split
+
+
+def _list_flat(tars: _TarGroup, branch: SplitFolder, split: str, log: ListingLog) -> SourceSplit:
+    (name, path), *others = tars.paths.items()
+    if split != "val" or others:
+        raise SourceError(
+            f"{path}: {split} has images and no class folders ({'/'.join(branch.path) or 'at the top'}); "
+            "give a table of their labels with --labels FILE, or leave it out with --split"
+        )
+    if tars.labels.val_labels is None:
+        raise SourceError(
+            f"{path}: {'/'.join(branch.path)}/ has images and no class folders, and no labels lie beside the tar; "
+            f"{ilsvrc.FETCH_DEVKIT.replace('that folder', str(path.parent))}, or Kaggle's LOC_val_solution.csv, "
+            "or give --labels FILE"
+        )
+    return list_flat_tar(
+        path,
+        tars.prefix + name,
+        tars.labels.val_labels,
+        log,
+        within=lambda member: branch.holds(tars.walked[name].inner.split_path(member)[:-1]),
+    )
+
+
+def _list_classes(
+    tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, split: str, log: ListingLog
+) -> SourceSplit:
+    kit = tars.labels.devkit
+    return SourceSplit(
+        entries=ilsvrc.check_counts(_iter_entries(tars, branch, beside, log), split, log),
+        ilsvrc2012_ids=kit.ids if kit else {},
+        class_names=kit.names if kit else tars.labels.names,
+        readings=branch.readings,
+    )
+
+
+def _iter_entries(tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, log: ListingLog) -> Iterator[Entry]:
+    for container, member, parts in tars.members():
+        if not branch.holds(parts[:-1]) or _is_below_any(parts, beside):
+            continue
+        placed = branch.class_parts(parts)
+        inside = f"{container}/{member.name}"
+        if member.reason or has_system_part(member.name):
+            log.exclude(inside, member.reason or "system file")
+        elif not placed:
+            log.exclude(inside, "not inside a class folder")
+        else:
+            yield Entry(placed[0], "/".join(placed), inside, container, member.offset, member.size)
+
+
+def _list_skipped(tars: _TarGroup, tree: TarTree, beside: SkippedFolders, branches: Sequence[SplitFolder]) -> Excluded:
+    """List with reasons what lies in none of the branches; a folder without images counts as one entry."""
+    only = f"{tars.prefix}{next(iter(tars.paths))}/" if len(tars.paths) == 1 else ""
+    test = {path for path, reason in beside.items() if reason == TEST_IMAGES}
+    excluded = [
+        (f"{only}{'/'.join(path)}", f"{reason} ({count_of(tree.at(path).num_files, 'file')})")
+        for path, reason in beside.items()
+        if path not in test
+    ]
+    for container, member, parts in tars.members():
+        if _is_below_any(parts, test):
+            own = "system file" if has_system_part(member.name) else TEST_IMAGES
+            excluded.append((f"{container}/{member.name}", member.reason or own))
+        elif not _is_below_any(parts, beside) and not any(branch.holds(parts[:-1]) for branch in branches):
+            reason = "system file" if has_system_part(member.name) else "not inside a class folder"
+            excluded.append((f"{container}/{member.name}", member.reason or reason))
+    return excluded
+
+
+def _is_below_any(parts: Sequence[str], folders: Collection[tuple[str, ...]]) -> bool:
+    return any(tuple(parts[:depth]) in folders for depth in range(1, len(parts)))

@@ -1,0 +1,1 @@
+"""AlexNet in two columns: shapes, layers, the exchange between columns, and what follows a convolution."""

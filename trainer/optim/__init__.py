@@ -1,0 +1,1 @@
+"""The paper's update rule and schedule (section 5)."""
