@@ -78,7 +78,7 @@ class BatchSource:
     skips_bad: bool
     decoder: str = "auto"
 
-    def iter_batches(self, steps: BatchPlanner, exchange: Exchange | None, views: int = 1) -> Iterator[Batch]:
+    def read_batches(self, steps: BatchPlanner, exchange: Exchange | None, views: int = 1) -> Iterator[Batch]:
         """Yield normalized batches of ``steps``. Raises StreamError in a fork of a process that has made batches."""
         _check_fork()
         needs_crops = exchange is not None or views > 1

@@ -306,7 +306,7 @@ class Stream:
         _check_choice("augmentation", name)
         source = self._make_source(data, self.preprocessing.with_recipe(AUGMENTATIONS[name]), part, device)
         steps = make_training_planner(data, source.augmenter, self.order, options.batch_size, part, source.skipped)
-        return source.iter_batches(lambda i: steps(start_step + stride * i), exchange)
+        return source.read_batches(lambda i: steps(start_step + stride * i), exchange)
 
     def validation(
         self,
@@ -325,7 +325,7 @@ class Stream:
         data = self.val.reopen_shards()
         source = self._make_source(data, preprocessing, part, device)
         steps = make_evaluation_planner(data, source.augmenter, self.options.batch_size, part, source.skipped)
-        return source.iter_batches(steps, exchange, views=views)
+        return source.read_batches(steps, exchange, views=views)
 
     def loader(
         self, part: BatchSlice = BatchSlice(), device: torch.device = CPU, *, epoch: int | None = None
