@@ -16,15 +16,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from alexstream.commands import group
 from alexstream.commands.main import main
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.pack import shard_all
 from alexstream.sharding.sample_set import write_sample_set
 from alexstream.sharding.split_plans import ShardRequest
-
-ROOT = Path(__file__).parent.parent
-
+from tests.support import ROOT
 
 # Each is a unit of work for one process of the test run; one that begins last would be waited for by the others.
 LONGEST = (
@@ -42,19 +39,6 @@ def pytest_collection_modifyitems(items):
     """Files that take longest come first; all others stay in their order."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
-
-
-def all_commands():
-    """Every command by what is typed: ``shard``, ``bench``, ``bench shard``."""
-    return dict(group.iter_commands(main))
-
-
-def children(pid):
-    """Process ids of a process's children, oldest first; empty if it is gone."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 PACKAGES = ("core", "sharding", "pipeline", "trainer", "report", "commands")
 

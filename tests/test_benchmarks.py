@@ -11,7 +11,7 @@ import pytest
 from alexstream.core.machine import Machine
 from alexstream.core.measure import Ratio
 from alexstream.pipeline.decode import fused
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def benchmark(name, out, *options, most=("--most", "4")):

@@ -10,25 +10,11 @@ from contextlib import suppress
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from alexstream.commands import group
 from alexstream.commands.main import main
 from alexstream.sharding.dataset_v1 import layout
-from tests.conftest import all_commands
-
-
-def call(*words):
-    return CliRunner().invoke(main, [str(w) for w in words])
-
-
-def error_of(*words, exit_code=1):
-    """The single line that a failing call prints."""
-    result = call(*words)
-    assert result.exit_code == exit_code, result.output
-    lines = [line for line in result.stderr.splitlines() if "images/s" not in line and line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
-    return lines[0]
+from tests.support.commands import all_commands, call, error_of
 
 
 def test_a_missing_source_folder(tmp_path):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from alexstream.commands.group import command, format_effective_config
 from alexstream.commands.main import main
 from alexstream.commands.options import LOCATION_PARAM
-from tests.conftest import all_commands
+from tests.support.commands import all_commands
 
 
 @command("probe")

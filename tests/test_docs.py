@@ -17,15 +17,12 @@ import alexstream
 from alexstream.commands.flags import _FLAGS
 from alexstream.sharding.dataset_v1 import layout
 from alexstream.sharding.dataset_v1.catalog import CATALOG_COLUMNS
-from tests.conftest import ROOT, all_commands
+from tests.support import ROOT
+from tests.support.commands import all_commands
+from tests.support.doc_pages import COMMANDS, PAGES
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = ("commands", "report", "trainer", "pipeline", "sharding", "core")
 FOLDERS = (*PACKAGES, "tests", "docs", "benchmarks", "requirements")
-
-
-COMMAND = re.compile(r"^\s*(?:python cli\.py|cli\.py|alexstream) (?=[a-z])(.+)$", re.MULTILINE)
-COMMANDS = [(page.name, line) for page in PAGES for line in COMMAND.findall(page.read_text())]
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)

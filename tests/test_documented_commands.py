@@ -9,9 +9,9 @@ import pytest
 from alexstream.pipeline import doctor
 from alexstream.sharding.pack import shard_all
 from alexstream.sharding.split_plans import ShardRequest
-from tests.sharding.miniature import write_archives
-from tests.test_cli import call
-from tests.test_docs import COMMANDS
+from tests.support.commands import call
+from tests.support.doc_pages import COMMANDS
+from tests.support.imagenet_miniature import write_archives
 
 SHORT = {
     "train": ["--devices", 1, "--device", "cpu", "--batch-size", 16, "--log-every", 1, "--width", 0.125],

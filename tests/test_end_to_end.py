@@ -1,6 +1,6 @@
 """shard → stats → train → evaluate as a user calls them, in processes of their own: two gloo ranks, one device, resume.
 
-The first training is started as a user does; what comes after it is forked (tests/forks.py).
+The first training is started as a user does; what comes after it is forked (tests/support/forked_commands.py).
 """
 
 import json
@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from alexstream.trainer import checkpoint as checkpoints
-from tests import forks
-from tests.conftest import ROOT, children
+from tests.support import ROOT, forked_commands
+from tests.support.processes import children
 
 SMALL = ("--width", "0.125")  # what is tried here is not the arithmetic
 
 
 def alexstream(*words):
-    done = forks.run(words, forked_ranks=True)
+    done = forked_commands.run(words, forked_ranks=True)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -24,8 +24,8 @@ from alexstream.trainer.network.columns import Columns
 from alexstream.trainer.network.geometry import make_initial_parameters
 from alexstream.trainer.network.model import AlexNet
 from alexstream.trainer.recipe import Recipe
-from tests.test_cli import call, error_of
-from tests.trainer.spoken import softmax
+from tests.support.commands import call, error_of
+from tests.support.logit_images import softmax
 
 # Its weights are so far apart that an untrained network of a quarter of the width tells images apart.
 RECIPE = Recipe(weight_sd=0.04, upper_conv_sd=0.06, width=0.25)

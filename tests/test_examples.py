@@ -15,7 +15,7 @@ from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 LIBRARY, HOME = ROOT / "docs" / "library.md", ROOT / "docs" / "index.md"
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from alexstream.commands.main import main
 from alexstream.core.errors import AlexstreamError
 from alexstream.core.extras import has_extra, require_extra
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 OF_REPORTS = ("matplotlib", "jinja2", "markupsafe")
 REMEDY = "which is not installed: pip install 'alexstream[report]'"

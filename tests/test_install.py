@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from alexstream.pipeline.decode import fused
 from alexstream.pipeline.doctor import SUPPORTED_PYTHONS
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 PACKAGES = ("commands", "report", "trainer", "pipeline", "sharding", "core")
 HADOLINT = Path(sys.executable).parent / "hadolint"

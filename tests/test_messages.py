@@ -11,7 +11,7 @@ from alexstream.commands.flags import _FLAGS, flags_for
 from alexstream.commands.group import iter_commands
 from alexstream.commands.main import main
 from alexstream.core.parameters import list_names, to_display, use_names
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 LIBRARY = ("core", "pipeline", "trainer")
 OF_A_COMMAND = {"pipeline/doctor.py"}  # the texts of one command, which speak of others

@@ -8,8 +8,7 @@ import re
 import shlex
 import sys
 
-from tests import forks
-from tests.conftest import ROOT
+from tests.support import ROOT, forked_commands
 
 PAGE = ROOT / "docs" / "quickstart.md"
 BLOCK = re.compile(r"^```console\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -27,7 +26,7 @@ def answer(command):
     """What a command says on stdout, in a process of its own."""
     program, *words = shlex.split(command)
     assert program == "alexstream"
-    done = forks.run(words, timeout=600, forked_ranks=True)
+    done = forked_commands.run(words, timeout=600, forked_ranks=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     said = done.stdout.replace(sys.executable, ".venv/bin/python").rstrip("\n")
     return f"{said}\n" if said else ""

@@ -24,7 +24,7 @@ from alexstream.trainer.evaluation.evaluate import Assessment, assess
 from alexstream.trainer.recipe import Phase, Recipe
 from alexstream.trainer.run import evaluate, train
 from alexstream.trainer.run_setup import RunOptions
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 pytestmark = pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed (pip install .[docs])")
 

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CODE = ("cli.py", "alexstream", "core", "commands", "sharding", "pipeline", "trainer", "report", "benchmarks", "docs")

@@ -27,8 +27,8 @@ from alexstream.sharding.plan import choose_num_shards
 from alexstream.sharding.sources.types import Entry
 from alexstream.sharding.split_plans import ShardRequest
 from alexstream.sharding.stats import rgb_pca
-from tests.documents.pages import block, quoted, tables
-from tests.source_splits import lister_of
+from tests.support.doc_pages import block, quoted, tables
+from tests.support.source_splits import lister_of
 
 PAGE = "formats.md"
 

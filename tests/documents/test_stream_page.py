@@ -23,7 +23,7 @@ from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.dataset_v1.statistics import DatasetStats
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
-from tests.documents.pages import block, tables
+from tests.support.doc_pages import block, tables
 
 PAGE = "stream.md"
 LOW = 0xFFFFFFFF

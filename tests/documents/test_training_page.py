@@ -30,7 +30,7 @@ from alexstream.trainer.optim.schedule import choose_phase
 from alexstream.trainer.optim.update import PaperSGD, choose_rate
 from alexstream.trainer.recipe import ORIGINAL, PAPER, Phase, Recipe
 from alexstream.trainer.train_step import Learner
-from tests.documents.pages import block, quoted, tables
+from tests.support.doc_pages import block, quoted, tables
 
 PAGE, FORMATS = "training.md", "formats.md"
 RECIPES = {"paper": PAPER, "original": ORIGINAL}

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from alexstream.core import limits
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 GIB = 1 << 30
 

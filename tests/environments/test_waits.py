@@ -12,8 +12,8 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from tests.conftest import ROOT
-from tests.forks import Forked, run
+from tests.support import ROOT
+from tests.support.forked_commands import Forked, run
 
 LIMIT_S = 240  # a hang, on a machine that has other things to do
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

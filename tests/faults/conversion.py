@@ -1,7 +1,6 @@
 """What the tests of conversions share: sources, conversions with faults, and what must be true after them."""
 
 import atexit
-import hashlib
 import json
 import os
 import select
@@ -12,42 +11,27 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from alexstream.sharding.dataset_v1 import layout
 from alexstream.sharding.verify import verify
-from tests.conftest import ROOT
-from tests.faults import edge
+from tests.faults import syscall_faults
+from tests.faults.sources import draw
+from tests.support import ROOT
+from tests.support.commands import Finished
+from tests.support.comparisons import file_hashes
 
 LIMIT_S = 300  # a hang, on a machine that has other things to do
 
 
-@dataclass(frozen=True)
-class Done:
-    """A command that has ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-    group: int  # its processes
-
-    @property
-    def error(self):
-        """Its one line of error; anything else fails."""
-        lines = self.stderr.strip().splitlines()
-        assert len(lines) == 1 and lines[0].startswith("Error: "), f"exit code {self.code}, stderr: {self.stderr}"
-        return lines[0]
-
-
 class Stem:
-    """Runs commands as forks of one process that has loaded everything, under ``edge.c``."""
+    """Runs commands as forks of one process that has loaded everything, under ``syscall_faults.c``."""
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="stem-"))
-        environment = {**os.environ, "LD_PRELOAD": str(edge.library()), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "tests.faults.stem"]
+        environment = {**os.environ, "LD_PRELOAD": str(syscall_faults.build_library()), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "tests.faults.fork_server"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1, "cwd": ROOT}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
         self._answers = b""
@@ -66,7 +50,7 @@ class Stem:
         except TimeoutError:
             os.killpg(child, signal.SIGKILL)
             raise AssertionError(f"{words} did not end within {LIMIT_S} s; {self._said('stderr')}") from None
-        return Done(code, self._said("stdout"), self._said("stderr"), child)
+        return Finished(code, self._said("stdout"), self._said("stderr"), child)
 
     def _line(self):
         while b"\n" not in self._answers:
@@ -101,7 +85,7 @@ def launch(source, folder, *words, fault=None, **environment):
     """``shard`` as a process of its own, in a group of its own: for what happens while it runs."""
     environment = {**os.environ, **(fault.environment if fault else {}), **environment}
     if fault:
-        environment["LD_PRELOAD"] = str(edge.library())
+        environment["LD_PRELOAD"] = str(syscall_faults.build_library())
     command = [sys.executable, ROOT / "cli.py", "shard", "--src", source, "--out", folder, "--quiet", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # A test run that was started in the background may ignore Ctrl-C, and would hand that on.
@@ -112,12 +96,7 @@ def launch(source, folder, *words, fault=None, **environment):
 def ended(process):
     """Wait for a launched conversion."""
     stdout, stderr = process.communicate(timeout=LIMIT_S)
-    return Done(process.returncode, stdout, stderr, process.pid)
-
-
-def hashes(folder):
-    """Name → sha256 of every file."""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).iterdir())}
+    return Finished(process.returncode, stdout, stderr, process.pid)
 
 
 def undisturbed(source, folder, *words, fault=None):
@@ -125,21 +104,21 @@ def undisturbed(source, folder, *words, fault=None):
     done = convert(source, folder, *words, fault=fault)
     assert done.code == 0, done.stderr
     assert not verify(Path(folder), quiet=True).findings
-    expected = hashes(folder)
+    expected = file_hashes(folder)
     shutil.rmtree(folder)
     return expected
 
 
 def same(folder, expected):
     """Assert that a folder has these files and bytes, and nothing else."""
-    assert hashes(folder) == expected
+    assert file_hashes(folder) == expected
 
 
 def unfinished_or(folder, expected):
     """Assert that a folder does not lie: no manifest, or the whole data set with what may be left beside it."""
     if layout.is_dataset(folder):
         left = {layout.PLAN} | {p.name for p in folder.iterdir() if p.suffix in (".part", ".tmp")}
-        assert {name: sha for name, sha in hashes(folder).items() if name not in left} == expected
+        assert {name: sha for name, sha in file_hashes(folder).items() if name not in left} == expected
 
 
 def group_is_gone(group):
@@ -158,3 +137,22 @@ def members(group):
             state, _, its_group = place.read_text().rpartition(")")[2].split()[:3]
             found += [int(place.parent.name)] if int(its_group) == group and state not in "ZX" else []
     return found
+
+
+def make_source(form, tmp_path):
+    """Make the drawn source as a folder, a WebDataset tar, or Parquet as on the Hugging Face hub."""
+    images = draw(tmp_path / "images", 12)
+    if form == "folder":
+        return images
+    (tmp_path / "src").mkdir()
+    if form == "tar":
+        assert convert(images, tmp_path / "made", "--encode", "keep").code == 0
+        shutil.copy(tmp_path / "made" / "train-000000.tar", tmp_path / "src")
+        return tmp_path / "src"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(images.glob("*/*.png"))
+    rows = [{"image": {"bytes": f.read_bytes(), "path": f.name}, "label": int(f.parent.name[-1])} for f in files]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "src" / "train-00000-of-00001.parquet", row_group_size=4)
+    return tmp_path / "src"

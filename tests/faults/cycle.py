@@ -4,7 +4,6 @@ Every step is done until it ends well, and then compared with the twin's. What w
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from alexstream.sharding.dataset_v1.catalog import load_catalog
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.trainer import checkpoint as checkpoints
 from tests.faults.disturbed import SIGNALS, Broken, signalled
+from tests.support.comparisons import file_hashes, losses_of
 
 CLASSES = ("a", "b", "c", "d")
 ENCODINGS = ("jpeg", "raw", "keep")
@@ -106,7 +106,7 @@ class Cycle:
         begun = time.monotonic()
         self.runner.run(*words(self.twin)).require_success()
         self._disturbed(*words(self.data), longest_s=time.monotonic() - begun)
-        require(hashes(self.data) == hashes(self.twin), "a disturbed conversion differs from its twin")
+        require(file_hashes(self.data) == file_hashes(self.twin), "a disturbed conversion differs from its twin")
 
     def _damaged_source(self):
         """A source file with a flipped bit or cut short is refused, or its own sample alone is another one."""
@@ -212,7 +212,7 @@ class Cycle:
         self._same_run(run, twin)
 
     def _same_run(self, run, twin):
-        require(losses(run) == losses(twin), "a disturbed training has other losses than its twin")
+        require(losses_of(run) == losses_of(twin), "a disturbed training has other losses than its twin")
         mine, theirs = checkpoints.load_checkpoint(run), checkpoints.load_checkpoint(twin)
         same = mine.step == theirs.step and mine.errors == theirs.errors
         for one, other in ((mine.parameters, theirs.parameters), (mine.velocity, theirs.velocity)):
@@ -234,12 +234,6 @@ class Cycle:
         require(page.stat().st_size > 10_000, "report wrote nothing")
 
 
-def hashes(folder):
-    """sha256 of every file."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def stored(split):
     """sha256 of what is stored of each source file."""
     rows = load_catalog(split, load_manifest(split), ("source", "stored_sha256"))
@@ -254,12 +248,6 @@ def untold(text, folder):
         rows.append({name: value for name, value in row.items() if not name.endswith("_s")})
         text = text[end:].strip()
     return rows
-
-
-def losses(run):
-    """Of every step."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
 def is_free(folder):

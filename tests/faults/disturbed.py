@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.forks import Forked, Stem
+from tests.support.forked_commands import Forked, Stem
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 420
@@ -56,7 +56,7 @@ class Ended:
 class Runner:
     """Runs commands with marked processes, temporary files in ``work``/tmp, and faults drawn from ``chance``.
 
-    ``quick``: they are forks of one process, as their ranks are of them (tests/forks.py).
+    ``quick``: they are forks of one process, as their ranks are of them (tests/support/forked_commands.py).
     """
 
     def __init__(self, work, mark, *, quick=False):

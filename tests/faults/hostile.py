@@ -3,17 +3,15 @@
 import io
 import os
 import pickle
-import signal
-import struct
 import subprocess
 import sys
 import tarfile
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from tests.support.crafted_images import picture, png
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_MEMORY = 1 << 30
@@ -71,26 +69,6 @@ class Grounds:
         return found
 
 
-class TooLongError(BaseException):
-    """Something went round and round."""
-
-
-@contextmanager
-def within(seconds):
-    """Raises TooLongError in what takes longer, in seconds of a core."""
-
-    def too_long(*_):
-        raise TooLongError
-
-    before = signal.signal(signal.SIGPROF, too_long)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
 def measured(words, folder):
     """Exit code, output and peak memory of a command."""
     read, write = os.pipe()
@@ -104,13 +82,6 @@ def measured(words, folder):
     with open(read) as file:
         peak = int(file.read() or 0)
     return done.returncode, done.stdout.decode("utf-8", "surrogateescape") + done.stderr.decode(), peak
-
-
-def picture(seed=0, kind="JPEG", size=(40, 30)):
-    """The bytes of an honest image."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def header(name, size, kind=b"0", linkname=b"", size_field=None):
@@ -198,39 +169,6 @@ def wrong_sizes():
         "PAX header of a gigabyte": header(b"h", 0, b"x", size_field=b"%011o\0" % (1 << 30)) + content,
         "sparse map without an end": member(b"n01440764/a.jpg", b"", kind=b"S")[:482] + b"\1" + bytes(29),
     }
-
-
-def chunk(kind, data):
-    """A chunk of a PNG."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width, height, *chunks):
-    """A PNG that claims so many pixels and holds next to none, with further chunks."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    rest = b"".join(chunk(*one) for one in chunks)
-    return b"\x89PNG\r\n\x1a\n" + head + rest + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def claiming(width, height):
-    """Small images of every format that claim so many pixels."""
-    jpeg = bytearray(picture())
-    frame = jpeg.index(b"\xff\xc0")
-    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", min(height, 65535), min(width, 65535))
-    gif = bytearray(picture(kind="GIF"))
-    gif[6:10] = struct.pack("<HH", min(width, 65535), min(height, 65535))
-    bmp = bytearray(picture(kind="BMP"))
-    bmp[18:26] = struct.pack("<ii", width, height)
-    tiff = struct.pack("<2sHIH", b"II", 42, 8, 8)
-    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 278: height, 279: 100}
-    tiff += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()) + bytes(1000)
-    side = struct.pack("<I", min(width, 1 << 24) - 1)[:3] + struct.pack("<I", min(height, 1 << 24) - 1)[:3]
-    frame = b"ANMF" + struct.pack("<I", 24) + bytes(24)
-    webp = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + side + b"ANIM" + struct.pack("<I", 6) + bytes(6) + frame
-    return {
-        "jpeg": bytes(jpeg), "gif": bytes(gif), "bmp": bytes(bmp), "tiff": tiff, "png": png(width, height),
-        "ppm": b"P6 %d %d 255\n" % (width, height), "webp": b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp,
-    }  # fmt: skip
 
 
 def bombs():

@@ -51,7 +51,7 @@ class Endless:
 
     def __init__(self, data, work, pause_s):
         self.log = work / "endless.jsonl"
-        command = [sys.executable, str(ROOT / "tests/faults/endless.py"), str(data), str(pause_s)]
+        command = [sys.executable, str(ROOT / "tests/faults/stream_soak.py"), str(data), str(pause_s)]
         with open(self.log, "w") as out, open(work / "endless.err", "w") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err)
         self.errors = work / "endless.err"

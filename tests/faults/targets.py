@@ -54,8 +54,8 @@ from alexstream.sharding.sources.tars.webdataset import detect_webdataset
 from alexstream.sharding.split_plans import ShardRequest, make_jobs, plan_splits
 from alexstream.sharding.verify import verify
 from tests.faults.mutate import damaged_pickle
-from tests.sharding import miniature
-from tests.source_splits import read_split
+from tests.support import imagenet_miniature as miniature
+from tests.support.source_splits import read_split
 
 SECONDS = 10  # of an answer
 

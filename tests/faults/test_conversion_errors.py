@@ -8,9 +8,10 @@ import pytest
 
 from alexstream.sharding.dataset_v1 import layout
 from alexstream.sharding.verify import verify
-from tests.faults.conversion import convert, hashes, same, undisturbed, unfinished_or
-from tests.faults.edge import CALLS, CHANGES, Edge
+from tests.faults.conversion import convert, make_source, same, undisturbed, unfinished_or
 from tests.faults.sources import draw
+from tests.faults.syscall_faults import CALLS, CHANGES, SyscallFault
+from tests.support.comparisons import file_hashes
 
 PROMISE = "a file system that refuses is one line, and the same command continues to the same bytes"
 REFUSALS = {
@@ -46,7 +47,7 @@ def is_one_line(done, folder, name):
 )
 def test_an_error_at_any_call_on_the_output_loses_nothing(trials, tmp_path):
     source, folder, notes = draw(tmp_path / "src", 12), tmp_path / "out", tmp_path / "notes"
-    watch = Edge(notes, folder)
+    watch = SyscallFault(notes, folder)
     expected = undisturbed(source, folder, fault=watch)
     calls = watch.calls()
     places = [(call, name) for call in calls for name in REFUSALS[call.name]]
@@ -54,7 +55,7 @@ def test_an_error_at_any_call_on_the_output_loses_nothing(trials, tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         call, name = places[trials.number * 89 % len(places)]
         times = 1 if name in HARMLESS else chance.choice([1, 10**6])
-        fault = Edge(notes, folder, doing(name), call.number, times, CHANGES if times == 1 else call.name)
+        fault = SyscallFault(notes, folder, doing(name), call.number, times, CHANGES if times == 1 else call.name)
         done = convert(source, folder, fault=fault)
         if name in HARMLESS:
             assert done.code == 0, done.stderr
@@ -69,12 +70,12 @@ def test_an_error_at_any_call_on_the_output_loses_nothing(trials, tmp_path):
 @pytest.mark.promise(PROMISE, fault="an error at every call that reads what an earlier run left", short=6, long=300)
 def test_an_error_at_any_call_of_a_continuation_loses_nothing(trials, tmp_path):
     source, folder, notes = draw(tmp_path / "src", 12), tmp_path / "out", tmp_path / "notes"
-    watch = Edge(notes, folder)
+    watch = SyscallFault(notes, folder)
     expected = undisturbed(source, folder, fault=watch)
     quarantine = next(c.number for c in watch.calls() if "quarantine" in c.path)
-    convert(source, folder, fault=Edge(notes, folder, "signal 9", quarantine))
+    convert(source, folder, fault=SyscallFault(notes, folder, "signal 9", quarantine))
     left = shutil.copytree(folder, tmp_path / "left")
-    watch = Edge(notes, folder, calls=CALLS)
+    watch = SyscallFault(notes, folder, calls=CALLS)
     assert convert(source, folder, fault=watch).code == 0
     reads = [call for call in watch.calls() if call.name in ("look", "read")]
     assert any(call.path.endswith(".part") for call in reads)
@@ -83,7 +84,7 @@ def test_an_error_at_any_call_of_a_continuation_loses_nothing(trials, tmp_path):
         shutil.rmtree(folder)
         shutil.copytree(left, folder)
         call, name = places[trials.number * 89 % len(places)]
-        done = convert(source, folder, fault=Edge(notes, folder, doing(name), call.number, calls=CALLS))
+        done = convert(source, folder, fault=SyscallFault(notes, folder, doing(name), call.number, calls=CALLS))
         assert done.code == 0 or name not in HARMLESS, done.stderr
         if done.code:
             is_one_line(done, folder, name)
@@ -94,7 +95,7 @@ def test_an_error_at_any_call_of_a_continuation_loses_nothing(trials, tmp_path):
 
 def without_folder_sync(notes, under, name):
     """A file system that answers an fsync of any of its folders with this error."""
-    return Edge(notes, under, doing(name), 1, 10**6, "fsync", folders=True)
+    return SyscallFault(notes, under, doing(name), 1, 10**6, "fsync", folders=True)
 
 
 @pytest.mark.parametrize("name", ["EINVAL", "EOPNOTSUPP", "ENOSYS", "EBADF"])
@@ -122,7 +123,7 @@ def test_names_that_do_not_reach_the_disk_are_an_error(name, tmp_path):
 def test_a_file_that_is_not_brought_to_the_disk_is_an_error_whatever_the_file_system_calls_it(name, tmp_path):
     source, folder = draw(tmp_path / "src", 6), tmp_path / "out"
     done = convert(
-        source, folder, fault=Edge(tmp_path / "notes", folder / "train-000000.tar", doing(name), 1, 1, "fsync")
+        source, folder, fault=SyscallFault(tmp_path / "notes", folder / "train-000000.tar", doing(name), 1, 1, "fsync")
     )
     is_one_line(done, folder, name)
     assert not layout.is_dataset(folder)
@@ -135,23 +136,23 @@ OF_THE_FILE = ("EACCES",)  # an error that the file itself has: it is listed; ot
 @pytest.mark.promise(SOURCE_PROMISE, fault="an error, once or for good, at every call on a {form}", short=5, long=300)
 @pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
 def test_an_error_at_any_call_on_the_source_loses_no_file(form, trials, tmp_path):
-    source, folder, notes = made_as(form, tmp_path), tmp_path / "out", tmp_path / "notes"
-    watch = Edge(notes, source, calls="look,read")
+    source, folder, notes = make_source(form, tmp_path), tmp_path / "out", tmp_path / "notes"
+    watch = SyscallFault(notes, source, calls="look,read")
     expected = undisturbed(source, folder, fault=watch)
     places = [(call, name) for call in watch.calls() for name in REFUSALS[call.name] if name != "EMFILE"]
     for chance in trials:
         shutil.rmtree(folder, ignore_errors=True)
         call, name = places[trials.number * 89 % len(places)]
         for_good = name not in HARMLESS and chance.random() < 0.5
-        fault = Edge(notes, call.path, doing(name), 1, 10**6, "look,read")
+        fault = SyscallFault(notes, call.path, doing(name), 1, 10**6, "look,read")
         if not for_good:
-            fault = Edge(notes, source, doing(name), call.number, 1, "look,read")
+            fault = SyscallFault(notes, source, doing(name), call.number, 1, "look,read")
         done = convert(source, folder, fault=fault)
         if done.code:
             assert name not in HARMLESS
             assert str(source) in done.error and "[Errno" not in done.error and "again" in done.error, done.error
             assert words_of(name) in done.error or (name in OF_THE_FILE and "changed after" in done.error), done.error
-        elif hashes(folder) != expected:
+        elif file_hashes(folder) != expected:
             is_listed(folder, source, call, name)
             shutil.rmtree(folder)
         assert convert(source, folder).code == 0
@@ -164,22 +165,3 @@ def is_listed(folder, source, call, name):
     assert name in OF_THE_FILE and '"unreadable"' in lines, f"{call} {name}: {lines}"
     assert os.path.relpath(call.path, source) in lines and words_of(name) in lines, lines
     assert not verify(folder, quiet=True).findings
-
-
-def made_as(form, tmp_path):
-    """The drawn source as a folder, a WebDataset tar, or Parquet as on the Hugging Face hub."""
-    images = draw(tmp_path / "images", 12)
-    if form == "folder":
-        return images
-    (tmp_path / "src").mkdir()
-    if form == "tar":
-        assert convert(images, tmp_path / "made", "--encode", "keep").code == 0
-        shutil.copy(tmp_path / "made" / "train-000000.tar", tmp_path / "src")
-        return tmp_path / "src"
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = sorted(images.glob("*/*.png"))
-    rows = [{"image": {"bytes": f.read_bytes(), "path": f.name}, "label": int(f.parent.name[-1])} for f in files]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "src" / "train-00000-of-00001.parquet", row_group_size=4)
-    return tmp_path / "src"

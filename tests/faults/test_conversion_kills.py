@@ -11,10 +11,11 @@ import pytest
 
 from alexstream.sharding.dataset_v1 import layout
 from alexstream.sharding.sample_set import write_sample_set
-from tests.conftest import children
-from tests.faults.conversion import convert, ended, group_is_gone, hashes, launch, same, undisturbed, unfinished_or
-from tests.faults.edge import Edge
+from tests.faults.conversion import convert, ended, group_is_gone, launch, same, undisturbed, unfinished_or
 from tests.faults.sources import draw
+from tests.faults.syscall_faults import SyscallFault
+from tests.support.comparisons import file_hashes
+from tests.support.processes import children
 
 PROMISE = "a killed conversion continues, to the same bytes"
 STRIDE = 89  # a prime: trials in a row are far apart, and all places come in turn
@@ -23,18 +24,18 @@ CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 13
 
 def calls_of(source, folder, notes, *words):
     """Every call that an undisturbed conversion changes its folder with, and the hashes it ends with."""
-    watch = Edge(notes, folder)
+    watch = SyscallFault(notes, folder)
     expected = undisturbed(source, folder, *words, fault=watch)
     return watch.calls(), expected
 
 
 def killed(number, source, tmp_path, at):
     """Send a signal to a conversion right before one of its calls; no process of it is left."""
-    fault = Edge(tmp_path / "notes", tmp_path / "out", f"signal {int(number)}", at)
+    fault = SyscallFault(tmp_path / "notes", tmp_path / "out", f"signal {int(number)}", at)
     done = convert(source, tmp_path / "out", fault=fault)
     if done.code > 0:
         assert "interrupted" in done.error
-    group_is_gone(done.group)
+    group_is_gone(done.pid)
     return done
 
 
@@ -70,11 +71,11 @@ def test_a_signal_to_parent_worker_or_all_costs_no_byte(sent, trials, tmp_path):
         in_worker = "train-00000" in calls[at - 1].path and calls[at - 1].name != "unlink"
         if (whom == "parent" and not in_worker) or (whom == "signal" and sent == "SIGINT"):
             whom = "group"  # the parent's parent is the test's; workers leave Ctrl-C to the parent
-        done = convert(source, folder, *words, fault=Edge(tmp_path / "notes", folder, f"{whom} {number}", at))
+        done = convert(source, folder, *words, fault=SyscallFault(tmp_path / "notes", folder, f"{whom} {number}", at))
         assert done.code in (1, CODES[number]), done.stderr
         if done.code == 1:
             assert "a worker process died" in done.error and "run the same command" in done.error
-        group_is_gone(done.group)
+        group_is_gone(done.pid)
         if folder.is_dir():
             unfinished_or(folder, expected)
         assert convert(source, folder, *words).code == 0
@@ -116,7 +117,7 @@ def check_killed(source, tmp_path, trials):
     began = time.monotonic()
     assert ended(launch(source, folder)).code == 0
     longest_s = time.monotonic() - began
-    expected = hashes(folder)
+    expected = file_hashes(folder)
     shutil.rmtree(folder)
     for chance in trials:
         while not killed_at_random(source, folder, chance, longest_s):

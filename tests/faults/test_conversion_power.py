@@ -9,9 +9,10 @@ import pytest
 
 from alexstream.sharding.dataset_v1 import layout
 from alexstream.sharding.verify import verify
-from tests.faults.conversion import convert, hashes, same, undisturbed
-from tests.faults.edge import Edge
+from tests.faults.conversion import convert, same, undisturbed
 from tests.faults.sources import draw
+from tests.faults.syscall_faults import SyscallFault
+from tests.support.comparisons import file_hashes
 
 PROMISE = "after a power loss a conversion continues to the same bytes, and a finished one is on the disk"
 
@@ -73,12 +74,12 @@ def spoil(path, chance):
 )
 def test_what_a_power_loss_takes_is_made_again(trials, tmp_path):
     source, folder, notes = draw(tmp_path / "src", 12), tmp_path / "out", tmp_path / "notes"
-    watch = Edge(notes, folder)
+    watch = SyscallFault(notes, folder)
     expected = undisturbed(source, folder, fault=watch)
     total = len(watch.calls())
     for chance in trials:
         at = 1 + trials.number * 89 % total
-        fault = Edge(notes, folder, "signal 9", at)
+        fault = SyscallFault(notes, folder, "signal 9", at)
         assert convert(source, folder, fault=fault).code == -9
         Disk(fault.calls()[:-1], fault).lose(chance)  # the last call was not made
         if folder.is_dir() and layout.is_dataset(folder):
@@ -91,7 +92,7 @@ def test_what_a_power_loss_takes_is_made_again(trials, tmp_path):
 def test_when_a_conversion_says_done_everything_is_on_the_disk(tmp_path):
     """``data/`` and ``data/out/`` too, which it made."""
     source, folder = draw(tmp_path / "src", 12), tmp_path / "data" / "out"
-    fault = Edge(tmp_path / "notes", tmp_path / "data")
+    fault = SyscallFault(tmp_path / "notes", tmp_path / "data")
     (tmp_path / "notes" / "grave").mkdir(exist_ok=True)
     fault.environment["EDGE_UNDER"] = str(tmp_path)
     assert convert(source, folder, fault=fault).code == 0
@@ -101,13 +102,13 @@ def test_when_a_conversion_says_done_everything_is_on_the_disk(tmp_path):
         call for calls in disk.loose.values() for call in calls if str(folder) in call.path or call.name == "mkdir"
     ]
     assert [call for call in loose if call.name != "unlink"] == []
-    assert hashes(folder)
+    assert file_hashes(folder)
 
 
 def test_no_file_gets_its_name_before_its_content_is_on_the_disk(tmp_path):
     """In the trace of one conversion, at each rename; where it ends, a later fsync would hide an early rename."""
     source, folder = draw(tmp_path / "src", 12), tmp_path / "out"
-    fault = Edge(tmp_path / "notes", folder)
+    fault = SyscallFault(tmp_path / "notes", folder)
     assert convert(source, folder, fault=fault).code == 0
     calls = fault.calls()
     renamed = [number for number, call in enumerate(calls) if call.name == "rename"]

@@ -10,10 +10,10 @@ import tarfile
 import pytest
 
 from alexstream.sharding.dataset_v1 import layout
-from tests.faults.conversion import convert, hashes, undisturbed
-from tests.faults.edge import Edge
+from tests.faults.conversion import convert, make_source, undisturbed
 from tests.faults.sources import draw
-from tests.faults.test_conversion_errors import made_as
+from tests.faults.syscall_faults import SyscallFault
+from tests.support.comparisons import file_hashes
 
 PROMISE = "a source that changes is never converted to a mix of before and after"
 # What is done to a file {it}; {other} is another image, {old} a file with the old times.
@@ -43,7 +43,7 @@ def changed_at(tmp_path, chance, change, watched, at):
     both = chance.sample(sorted(source.glob("class*/0*.png")), 2)  # one may be read before the change, one after
     acts = [command(change, it, tmp_path / "other.png", tmp_path / "old")[3:] for it in both]
     calls = "look,read" if watched == source else "open,write,fsync,rename,mkdir"
-    return Edge(tmp_path / "notes", watched, "sh " + "; ".join(acts), at, calls=calls)
+    return SyscallFault(tmp_path / "notes", watched, "sh " + "; ".join(acts), at, calls=calls)
 
 
 @pytest.mark.promise(PROMISE, fault="two files {change} at any call on source or output", short=2, long=60)
@@ -72,7 +72,7 @@ def test_files_that_change_at_any_moment_are_taken_at_one_moment_or_the_conversi
 
 def assert_of_one_moment(source, fresh, folder, tmp_path):
     """The set is what the source gives now, or, for a change after the last look, what it gave before."""
-    found = hashes(folder)
+    found = file_hashes(folder)
     now = undisturbed(source, tmp_path / "out", "--split", "train") if not shutil.rmtree(folder) else None
     if found["train-000000.tar"] == now["train-000000.tar"]:
         return
@@ -92,13 +92,15 @@ def test_a_file_that_changed_since_the_kill_is_taken_as_it_is_now(change, trials
     for chance in trials:
         it = chance.choice(sorted(source.glob("class*/00*.png")))
         shutil.copy2(it, tmp_path / "kept")
-        watch = Edge(tmp_path / "notes", folder)
+        watch = SyscallFault(tmp_path / "notes", folder)
         undisturbed(source, folder, fault=watch)
         quarantine = next(c.number for c in watch.calls() if "quarantine" in c.path)
-        assert convert(source, folder, fault=Edge(tmp_path / "notes", folder, "signal 9", quarantine)).code == -9
+        assert (
+            convert(source, folder, fault=SyscallFault(tmp_path / "notes", folder, "signal 9", quarantine)).code == -9
+        )
         subprocess.run(["sh", "-c", command(change, it, tmp_path / "other.png", tmp_path / "old")[3:]], check=True)
         assert convert(source, folder).code == 0
-        found = hashes(folder)
+        found = file_hashes(folder)
         shutil.rmtree(folder)
         assert found == undisturbed(source, folder)
         it.unlink()
@@ -117,13 +119,13 @@ def test_an_archive_that_changes_after_it_was_listed_ends_the_conversion(change,
         shutil.copy(tar, tmp_path / "whole.tar")
         write_tar(tmp_path / "other.tar", images[::-1] if change == "another order" else images[1:])
         act = {"cut": f"truncate -s 20000 {tar}", "deleted": f"rm {tar}"}.get(change, f"mv {tmp_path}/other.tar {tar}")
-        fault = Edge(tmp_path / "notes", folder, f"sh {act}", 3)  # the plan is being written
+        fault = SyscallFault(tmp_path / "notes", folder, f"sh {act}", 3)  # the plan is being written
         done = convert(source, folder, fault=fault)
         assert done.code == 1 and str(tar) in done.error and "when it was listed" in done.error, done
         assert not layout.is_dataset(folder)
         shutil.copy(tmp_path / "whole.tar", tar)
         assert convert(source, folder).code == 0
-        found = hashes(folder)
+        found = file_hashes(folder)
         shutil.rmtree(folder)
         same_as = undisturbed(source, folder)
         assert found == same_as
@@ -153,17 +155,17 @@ def is_one_note(done, source):
 
 @pytest.mark.parametrize("form", ["folder", "tar", "parquet"])
 def test_inode_numbers_that_do_not_last_are_said_once_and_the_work_goes_on(form, tmp_path):
-    source, folder = made_as(form, tmp_path), tmp_path / "out"
-    watch = Edge(tmp_path / "notes", folder)
+    source, folder = make_source(form, tmp_path), tmp_path / "out"
+    watch = SyscallFault(tmp_path / "notes", folder)
     expected = undisturbed(source, folder, fault=watch)
     is_one_note(convert(source, folder, **renumbered(source)), source)
-    assert hashes(folder) == expected
+    assert file_hashes(folder) == expected
     shutil.rmtree(folder)
     quarantine = next(c.number for c in watch.calls() if "quarantine" in c.path)
-    killed = Edge(tmp_path / "notes", folder, "signal 9", quarantine)
+    killed = SyscallFault(tmp_path / "notes", folder, "signal 9", quarantine)
     assert convert(source, folder, **renumbered(source, killed)).code == -9
     is_one_note(convert(source, folder, **renumbered(source)), source)
-    assert hashes(folder) == expected
+    assert file_hashes(folder) == expected
 
 
 def of_equal_sizes(path, colours, labels):
@@ -187,7 +189,7 @@ def test_an_archive_that_was_replaced_is_an_error_where_inode_numbers_do_not_las
     """
     source, folder, other = tmp_path / "train-000000.tar", tmp_path / "out", tmp_path / "other.tar"
     of_equal_sizes(source, range(12), [0, 1] * 6)
-    watch = Edge(tmp_path / "notes", folder)
+    watch = SyscallFault(tmp_path / "notes", folder)
     undisturbed(source, folder, fault=watch)
     count = 13 if changed == "size" else 12
     colours = range(100, 112) if changed == "images" else range(count)
@@ -198,12 +200,12 @@ def test_an_archive_that_was_replaced_is_an_error_where_inode_numbers_do_not_las
         other.write_bytes(other.read_bytes() + bytes(10240))
         os.utime(other, (10**9, 10**9))
     at = next(c.number for c in watch.calls() if moment in c.path)
-    fault = Edge(tmp_path / "notes", folder, f"sh mv {other} {source}", at)
+    fault = SyscallFault(tmp_path / "notes", folder, f"sh mv {other} {source}", at)
     done = convert(source, folder, **renumbered(source, fault))
     read_afterwards = changed == "images" and moment == "plan.json"  # of the new version, all of them
     if read_afterwards or (changed == "time" and moment == ".part"):
         assert done.code == 0, done.stderr
-        found = hashes(folder)
+        found = file_hashes(folder)
         shutil.rmtree(folder)
         assert found == undisturbed(source, folder)
         return

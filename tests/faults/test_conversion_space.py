@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from alexstream.sharding.dataset_v1 import layout
-from tests.conftest import ROOT
-from tests.faults.conversion import convert, ended, hashes, launch, same, stem, undisturbed
-from tests.faults.edge import Edge
+from tests.faults.conversion import convert, ended, launch, same, stem, undisturbed
 from tests.faults.sources import draw
+from tests.faults.syscall_faults import SyscallFault
+from tests.support import ROOT
+from tests.support.comparisons import file_hashes
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
@@ -114,17 +115,17 @@ def test_of_several_conversions_into_one_folder_one_goes_on(trials, tmp_path):
                      fault="a second one while the first stands at any call", short=3, long=90)  # fmt: skip
 def test_a_folder_is_held_at_every_call_and_free_when_its_holder_is_killed(trials, tmp_path):
     source, folder = draw(tmp_path / "src", 12), tmp_path / "out"
-    watch = Edge(tmp_path / "notes", folder)
+    watch = SyscallFault(tmp_path / "notes", folder)
     expected = undisturbed(source, folder, fault=watch)
     for _ in trials:
         at = 2 + trials.number * 89 % (len(watch.calls()) - 1)  # before the first there is no folder
-        first = launch(source, folder, fault=Edge(tmp_path / "stopped", folder, "signal 19", at))
+        first = launch(source, folder, fault=SyscallFault(tmp_path / "stopped", folder, "signal 19", at))
         try:
             state_is(first.pid, "T")
-            before = hashes(folder)
+            before = file_hashes(folder)
             second = convert(source, folder)
             assert second.code == 1 and "is in use by another conversion" in second.error
-            assert hashes(folder) == before
+            assert file_hashes(folder) == before
         finally:
             first.kill()
             ended(first)

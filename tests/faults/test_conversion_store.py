@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.faults.conversion import undisturbed
 from tests.faults.sources import draw
+from tests.support import ROOT
 
 PROMISE = "a store that fails is tried again or is one line, and the same command ends with the same objects"
 

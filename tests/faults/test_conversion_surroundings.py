@@ -95,8 +95,8 @@ def masked(source, folder, mask):
 
 
 def test_the_clock_of_the_fault_jumps():
-    from tests.faults import edge
+    from tests.faults import syscall_faults
 
-    environment = {**os.environ, "LD_PRELOAD": str(edge.library()), "EDGE_CLOCK": "jump"}
+    environment = {**os.environ, "LD_PRELOAD": str(syscall_faults.build_library()), "EDGE_CLOCK": "jump"}
     command = ["python3", "-c", "import time; print(len({int(time.time()) for _ in range(20)}))"]
     assert int(subprocess.run(command, env=environment, capture_output=True, text=True).stdout) > 15

@@ -15,9 +15,10 @@ from alexstream.sharding.dataset_v1 import layout
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
-from tests.faults.conversion import convert, hashes
+from tests.faults.conversion import convert
 from tests.faults.damages import ADDED, DAMAGES, decodes_otherwise, flip, other_split, zeros
 from tests.faults.sources import draw
+from tests.support.comparisons import file_hashes
 
 SPLITS = ("train", "val")
 
@@ -162,7 +163,7 @@ def test_what_was_damaged_is_made_again_from_the_source(trials, sets, tmp_path):
         shutil.rmtree(split)
         done = convert(source.with_name(split.name), split, "--split", split.name)
         assert done.code == 0, done.stderr
-        assert hashes(split) == hashes(sets / "one" / split.name)
+        assert file_hashes(split) == file_hashes(sets / "one" / split.name)
         assert cli("verify", split, "--quiet")[0] == 0
 
 

@@ -13,8 +13,8 @@ from alexstream.core.errors import DatasetError, SourceError
 from alexstream.core.storage import list_folder, list_objects, parse_location, read_small
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.sources.files import LinkFollower, as_path, list_items, walk_files
-from tests.conftest import ROOT
 from tests.faults.evil_store import evil_store
+from tests.support import ROOT
 
 S3FileSystem = pytest.importorskip("s3fs").S3FileSystem
 MOST_SENT = 200 << 20  # what a socket and two pieces hold

@@ -29,9 +29,11 @@ from alexstream.sharding.verify import verify
 from alexstream.trainer import checkpoint
 from alexstream.trainer.errors import CheckpointError
 from tests.faults import hostile
-from tests.faults.hostile import END, Grounds, member, named, picture
+from tests.faults.hostile import END, Grounds, member, named
 from tests.faults.targets import sign
-from tests.sharding import miniature
+from tests.support import imagenet_miniature as miniature
+from tests.support.crafted_images import claiming, picture
+from tests.support.processes import within
 
 PROMISE = "a hostile archive writes nothing outside --out, runs nothing and takes bounded memory"
 
@@ -98,7 +100,7 @@ def test_a_size_that_cannot_be_ends_the_listing_or_is_not_believed(kind, trials,
         (grounds.source / "train.tar").write_bytes(b"".join(before) + hostile.wrong_sizes()[kind] + END)
         request = ShardRequest(source=grounds.source, folder=grounds.out)
         try:
-            with hostile.within(20):
+            with within(20):
                 listed = sum(len(plan.listing) for plan in plan_splits(request))
         except SourceError as error:
             assert str(error).isprintable()
@@ -138,11 +140,11 @@ def test_bombs_are_not_unpacked(trials, tmp_path):
         folder = grounds.source / "a"
         folder.mkdir()
         side = chance.choice([60_000, 65_535, 100_000, 1 << 24])
-        for name, data in {**hostile.claiming(side, side), **hostile.bombs(), "fine": picture()}.items():
+        for name, data in {**claiming(side, side), **hostile.bombs(), "fine": picture()}.items():
             (folder / name).write_bytes(data)
         manifest, left_out = shards_of(grounds, shard(grounds, "--classes-at", 1))
         # Metadata are never unpacked, so that they say nothing of sound pixels; claimed sizes are believed and refused.
-        assert manifest.num_samples == 1 + len(hostile.bombs()) and len(left_out) == len(hostile.claiming(side, side))
+        assert manifest.num_samples == 1 + len(hostile.bombs()) and len(left_out) == len(claiming(side, side))
 
 
 @pytest.mark.promise(PROMISE, fault="a devkit that unpacks to gigabytes", short=1, long=3)

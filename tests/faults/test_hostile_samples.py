@@ -25,9 +25,9 @@ from alexstream.sharding.images import png
 from alexstream.sharding.lookup import SampleLookup
 from alexstream.sharding.recompute import check_stats
 from alexstream.sharding.verify import verify
-from tests.conftest import ROOT
-from tests.faults.hostile import chunk, claiming
-from tests.sharding.small import SIZE, Small, run_here
+from tests.support import ROOT
+from tests.support.crafted_images import chunk, claiming
+from tests.support.small_dataset import SIZE, Small, run_here
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 4200 4200

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.faults.sanitized import build, run
+from tests.support import ROOT
 
 PLANTED = {
     "no bounds": ("if (!is_plausible(s))", "if (0)"),

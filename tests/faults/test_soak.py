@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.faults.cycle import is_free, untold
 from tests.faults.disturbed import Broken, Ended, Runner, answers
+from tests.support import ROOT
 
 
 def test_a_cycle_under_faults_keeps_every_promise(sample_images, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from alexstream.trainer import checkpoint as checkpoints
 from tests.faults import training
+from tests.support.comparisons import losses_of
 
 
 @pytest.mark.promise(
@@ -26,11 +27,13 @@ def test_of_two_trainings_into_a_folder_one_is_refused(trials, sample_shards, sh
             stopped = chance.choice(training.ranks(first.pid))
             os.kill(stopped, signal.SIGSTOP)
             resumed = ["--resume"] if list(run.glob("checkpoint-*.pt")) else []
-            assert "in use by another training" in training.Done(training.start([*words, *resumed])).error
+            assert "in use by another training" in training.wait_for(training.start([*words, *resumed])).error
             os.kill(stopped, signal.SIGCONT)
-            assert training.Done(first).code == 0
+            assert training.wait_for(first).code == 0
         else:
-            done = sorted((training.Done(training.start(words)), training.Done(first)), key=lambda one: one.code)
+            done = sorted(
+                (training.wait_for(training.start(words)), training.wait_for(first)), key=lambda one: one.code
+            )
             # On a busy machine one may be through before the other has loaded its modules.
             assert done[0].code == 0 and ("in use by another" in done[1].error or "holds a run" in done[1].error)
         training.require_same(run, short_run)
@@ -54,7 +57,7 @@ def test_the_folder_of_a_killed_launcher_is_free_when_its_ranks_have_ended(trial
         process.kill()
         process.wait()
         process.stderr.close()
-        assert "in use by another training" in training.Done(training.start([*words, "--resume"])).error
+        assert "in use by another training" in training.wait_for(training.start([*words, "--resume"])).error
         os.kill(stopped, signal.SIGCONT)
         training.require_gone(ranks)
         training.resume(words, run, short_run)
@@ -78,6 +81,6 @@ def test_a_run_that_changes_its_processes_has_the_losses_of_one_that_does_not(
                 before = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", "--"]
                 words = [*before, *words[1:]]
             training.finish(words if epochs == 1 else [*words, "--resume"])
-        whole, mine = training.losses(short_run), training.losses(run)
+        whole, mine = losses_of(short_run), losses_of(run)
         assert mine == pytest.approx(whole, rel=1e-3) and len(mine) == training.STEPS
         assert checkpoints.load_checkpoint(run).step == training.STEPS

@@ -11,7 +11,7 @@ from alexstream.commands.main import main
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.run_setup import RunOptions, prepare_run
-from tests.faults import saver, training
+from tests.faults import save_in_child, training
 
 NEWEST = "checkpoint-00000003.pt"
 
@@ -21,7 +21,7 @@ def whole(tmp_path_factory):
     """Three checkpoints."""
     folder = tmp_path_factory.mktemp("run")
     for step in (1, 2, 3):
-        checkpoints.save_checkpoint(folder, saver.state(step), keep=3)
+        checkpoints.save_checkpoint(folder, save_in_child.state(step), keep=3)
     return folder
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_line(trials, whole, tmp_pa
         if not damaged(folder / NEWEST, DAMAGES[damage], chance):
             continue
         found = checkpoints.restore_checkpoint(folder)
-        assert found.path.name == "checkpoint-00000002.pt" and saver.same(found.state, saver.state(2))
+        assert found.path.name == "checkpoint-00000002.pt" and save_in_child.same(found.state, save_in_child.state(2))
         assert len(found.skipped) == 1 and NEWEST in found.skipped[0] and "\n" not in found.skipped[0]
         for place in (folder, folder / NEWEST):  # what evaluate and predict do
             with pytest.raises(CheckpointError, match=NEWEST):
@@ -95,7 +95,7 @@ def test_a_damaged_pointer_or_missing_files_leave_a_good_checkpoint(trials, whol
         else:
             (folder / NEWEST if what == "file gone" else pointer).unlink()
         found = checkpoints.restore_checkpoint(folder)
-        assert saver.same(found.state, saver.state(found.state.step)) and found.path.is_file()
+        assert save_in_child.same(found.state, save_in_child.state(found.state.step)) and found.path.is_file()
         # A damaged pointer may happen to name an older one.
         assert found.state.step == {"file gone": 2, "pointer damaged": found.state.step}.get(what, 3)
 
@@ -111,7 +111,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_alone(trial
         with pytest.raises(CheckpointError, match=r"no checkpoint can be read.*nothing was deleted") as told:
             checkpoints.restore_checkpoint(folder)
         assert "\n" not in str(told.value)
-        facts = saver.facts()
+        facts = save_in_child.facts()
         for resume in (True, False):
             with pytest.raises(TrainError):
                 prepare_run(RunOptions(folder=folder, resume=resume), facts)
@@ -124,12 +124,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_left_alone(trial
 def test_a_checkpoint_with_nan_is_neither_saved_nor_gone_on_from(trials, whole, tmp_path):
     for chance in trials:
         folder = shutil.copytree(whole, tmp_path / "run", dirs_exist_ok=True)
-        state = saver.state(4)
+        state = save_in_child.state(4)
         tensor = chance.choice([*state.parameters.values(), *state.velocity.values()])
         tensor[chance.randrange(len(tensor))] = chance.choice([float("nan"), float("inf"), -float("inf")])
         with pytest.raises(TrainError, match=r"not a number after step 4.*smaller `learning_rate`"):
             checkpoints.save_checkpoint(folder, state)
-        assert saver.same(checkpoints.load_checkpoint(folder), saver.state(3))
+        assert save_in_child.same(checkpoints.load_checkpoint(folder), save_in_child.state(3))
         old = torch.load(folder / NEWEST, weights_only=True) | {"schema": checkpoints.SCHEMA_WITHOUT_CHECKSUM}
         old["velocity"]["w"][chance.randrange(64)] = float("nan")
         torch.save(old, folder / NEWEST)
@@ -140,7 +140,7 @@ def test_a_checkpoint_of_the_first_schema_is_read(whole, tmp_path):
     state = torch.load(whole / NEWEST, weights_only=True)
     assert state["schema"] == checkpoints.SCHEMA
     torch.save(state | {"schema": checkpoints.SCHEMA_WITHOUT_CHECKSUM}, tmp_path / "old.pt")
-    assert saver.same(checkpoints.load_checkpoint(tmp_path / "old.pt"), saver.state(3))
+    assert save_in_child.same(checkpoints.load_checkpoint(tmp_path / "old.pt"), save_in_child.state(3))
 
 
 def test_evaluate_and_predict_refuse_a_damaged_checkpoint_with_one_line(whole, sample_shards, sample_images, tmp_path):
@@ -175,7 +175,7 @@ def test_a_run_that_diverges_stops_with_advice_and_a_good_checkpoint(trials, sam
     for number, chance in enumerate(trials):
         run = tmp_path / str(number)
         words = training.command(sample_shards, run, "--lr", 10 ** chance.uniform(1, 5), every=1, epochs=4)
-        done = training.Done(training.start(words))
+        done = training.wait_for(training.start(words))
         assert "smaller --lr" in done.error
         if list(run.glob(checkpoints.FILE_GLOB)):
             assert checkpoints.load_checkpoint(run).find_non_finite() is None

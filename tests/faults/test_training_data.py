@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.faults import damages, edge, training
+from tests.faults import damages, syscall_faults, training
 
 
 def truncate(tar, chance):
@@ -49,7 +49,7 @@ def test_a_data_set_that_was_damaged_before_is_refused_or_does_not_matter(trials
         path = chance.choice(files)
         while not damage(path, chance, beside=beside):
             path = chance.choice(files)
-        done = training.Done(training.start(training.command(shards, run)))
+        done = training.wait_for(training.start(training.command(shards, run)))
         what = f"{damage.__name__} of {split.name}/{path.name}"
         if done.code:
             assert str(shards) in done.error, (what, done.error)
@@ -73,7 +73,7 @@ def test_a_shard_that_is_damaged_during_a_run_is_named_or_does_not_matter(trials
         process = training.start(words)
         if training.reach(process, run, chance.randint(1, 3)):
             DAMAGES[damage](tar, chance)
-        done = training.Done(process)
+        done = training.wait_for(process)
         if done.code == 0:
             training.require_same(run, short_run)
             continue
@@ -91,14 +91,16 @@ def test_a_disk_that_stands_still_is_said_to_and_the_run_goes_on_with_it(trials,
         block.touch()
         shard = sample_shards / "train" / "train-000000.tar"
         hold = f"sh while [ -e {block} ]; do sleep 0.2; done"
-        fault = edge.Edge(tmp_path / "notes", shard, do=hold, at=chance.randint(4, 60), calls="read")
+        fault = syscall_faults.SyscallFault(tmp_path / "notes", shard, do=hold, at=chance.randint(4, 60), calls="read")
         process = training.start(
-            training.command(sample_shards, run, "--timeout", 60), LD_PRELOAD=str(edge.library()), **fault.environment
+            training.command(sample_shards, run, "--timeout", 60),
+            LD_PRELOAD=str(syscall_faults.build_library()),
+            **fault.environment,
         )
         # On a busy machine another rank may say first that it waits for this one.
         told = next((line for line in process.stderr if "has waited" in line and "the data of" in line), "")
         block.unlink()
-        done = training.Done(process)
+        done = training.wait_for(process)
         assert done.code == 0 and told, done.lines
         training.require_same(run, short_run)
 
@@ -108,7 +110,7 @@ def test_a_clock_that_jumps_changes_no_number(trials, sample_shards, short_run, 
     for number, _ in enumerate(trials):
         run = tmp_path / str(number)
         words = [word for word in training.command(sample_shards, run, "--log-every", 1) if word != "--quiet"]
-        done = training.finish(words, LD_PRELOAD=str(edge.library()), EDGE_CLOCK="jump")
+        done = training.finish(words, LD_PRELOAD=str(syscall_faults.build_library()), EDGE_CLOCK="jump")
         steps = [line for line in done.lines if "ETA" in line]
         assert len(steps) == training.STEPS and not any("ETA -" in line for line in steps)
         training.require_same(run, short_run)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.faults import training
+from tests.support.comparisons import losses_of
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -25,7 +26,7 @@ def test_a_signal_saves_the_step_and_says_it(sample_shards, tmp_path, devices, n
     assert training.reach(process, run, 2)
     # As a terminal does it: to every process of the foreground.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    done = training.Done(process)
+    done = training.wait_for(process)
     assert done.code == CODES[number]
     (path,) = run.glob("checkpoint-*.pt")
     step = int(path.stem[-8:])
@@ -35,7 +36,7 @@ def test_a_signal_saves_the_step_and_says_it(sample_shards, tmp_path, devices, n
         rf"--run {re.escape(str(run))}",
         done.error,
     )
-    assert max(training.losses(run)) == step
+    assert max(losses_of(run)) == step
     undisturbed = tmp_path / "undisturbed"
     training.finish(never_saves(sample_shards, undisturbed, "--devices", devices))
     training.finish([*words[:2], "train", "--resume", "--run", str(run), "--quiet"])
@@ -53,6 +54,6 @@ def test_a_second_signal_does_not_wait(sample_shards, tmp_path):
     time.sleep(1.0)
     assert process.poll() is None, "it waits for the step to end"
     process.send_signal(signal.SIGINT)
-    done = training.Done(process)
+    done = training.wait_for(process)
     assert done.code == 130 and "start it again" in done.error
     training.require_gone(family)

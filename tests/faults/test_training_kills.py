@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.conftest import children
 from tests.faults import training
+from tests.support.processes import children
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGKILL)
 VICTIMS = ("rank 0", "rank 1", "both ranks", "launcher")
@@ -29,7 +29,7 @@ def struck(process, run, chance, sent, victim):
     for pid in processes(process.pid, victim):
         os.kill(pid, sent)
     begun = time.monotonic()
-    done = training.Done(process)
+    done = training.wait_for(process)
     training.require_gone(family)
     assert time.monotonic() - begun < 60
     if (victim, sent) == ("launcher", signal.SIGKILL):
@@ -62,7 +62,7 @@ def test_signals_change_no_loss_and_no_bit_of_the_final_checkpoint(trials, sampl
         if training.reach(process, run, 1 + steps * number // trials.count):
             strikes += struck(process, run, chance, SIGNALS[number % len(SIGNALS)], chance.choice(VICTIMS))
         else:
-            training.Done(process)
+            training.wait_for(process)
     assert strikes > trials.count // 2  # the others came when the run was over
     training.resume(words, run, undisturbed)
 
@@ -84,7 +84,7 @@ def test_a_signal_under_torchrun_ends_all_processes(trials, sample_shards, tmp_p
         family, workers = training.tree(process.pid), children(process.pid)
         assert len(workers) == 4
         os.kill(chance.choice([process.pid, *workers]), SIGNALS[number % len(SIGNALS)])
-        done = training.Done(process)
+        done = training.wait_for(process)
         training.require_gone(family)
         said = [line for line in done.lines if line.startswith("Error: ")]
         assert all(training.says_how_to_go_on(line, run) for line in said), said

@@ -16,8 +16,8 @@ from alexstream.trainer.errors import TrainError
 from alexstream.trainer.metrics import METRICS_FILE, Metrics, Recorder, StepResult
 from alexstream.trainer.recipe import Phase
 from alexstream.trainer.run_setup import clear_leftovers
-from tests.conftest import ROOT
-from tests.faults import edge, saver, training
+from tests.faults import save_in_child, syscall_faults, training
+from tests.support import ROOT
 
 FAULTS = {"SIGKILL": "signal 9", "a full disk": "errno 28", "a failing disk": "errno 5", "half a write": "short"}
 
@@ -25,8 +25,8 @@ FAULTS = {"SIGKILL": "signal 9", "a full disk": "errno 28", "a failing disk": "e
 @pytest.fixture(scope="module")
 def save():
     """``save(folder, step, environment)``: the exit code of a process that does it."""
-    environment = {**os.environ, "LD_PRELOAD": str(edge.library()), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.faults.saver"]
+    environment = {**os.environ, "LD_PRELOAD": str(syscall_faults.build_library()), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.faults.save_in_child"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1, "cwd": ROOT}
     with subprocess.Popen(command, env=environment, **pipes) as process:
 
@@ -42,14 +42,14 @@ def save():
 def saved_until(folder, step):
     folder.mkdir(parents=True)
     for number in range(1, step + 1):
-        checkpoints.save_checkpoint(folder, saver.state(number))
+        checkpoints.save_checkpoint(folder, save_in_child.state(number))
     return folder
 
 
 def calls_of_a_save(save, tmp_path):
     """What the third save of a folder calls that changes it, which makes the first one go."""
     folder = saved_until(tmp_path / "counted" / "run", 2)
-    counted = edge.Edge(tmp_path / "notes", folder)
+    counted = syscall_faults.SyscallFault(tmp_path / "notes", folder)
     assert save(folder, 3, counted.environment) == 0
     names = [call.name for call in counted.calls()]
     assert names.count("rename") == 2 and names.count("unlink") == 3 and names.count("fsync") == 4
@@ -58,7 +58,7 @@ def calls_of_a_save(save, tmp_path):
 
 def test_a_file_system_whose_folders_know_no_fsync_takes_checkpoints(save, tmp_path):
     folder = saved_until(tmp_path / "run", 2)
-    fault = edge.Edge(tmp_path / "notes", folder, "errno 22", 1, 10**6, "fsync", folders=True)
+    fault = syscall_faults.SyscallFault(tmp_path / "notes", folder, "errno 22", 1, 10**6, "fsync", folders=True)
     assert save(folder, 3, fault.environment) == 0
     assert len(fault.calls()) == 2 and checkpoints.find_latest(folder).name == "checkpoint-00000003.pt"
 
@@ -76,7 +76,9 @@ def test_a_save_that_fails_at_any_call_loses_nothing(trials, save, tmp_path, fau
     for number, chance in enumerate(trials):
         at = 1 + number if trials.count >= count else chance.randint(1, count)
         folder = saved_until(tmp_path / str(number) / "run", 2)
-        code = save(folder, 3, edge.Edge(tmp_path / "notes", folder, do=FAULTS[fault], at=at).environment)
+        code = save(
+            folder, 3, syscall_faults.SyscallFault(tmp_path / "notes", folder, do=FAULTS[fault], at=at).environment
+        )
         if at > count or fault == "half a write":
             assert code == 0
         elif fault == "SIGKILL":
@@ -86,10 +88,16 @@ def test_a_save_that_fails_at_any_call_loses_nothing(trials, save, tmp_path, fau
             assert code == 1 and "cannot write" in said and "\n" not in said and "--resume" in said
             assert not list(folder.glob("*.tmp"))
         found = checkpoints.restore_checkpoint(folder)
-        assert not found.skipped and saver.same(found.state, saver.state(found.state.step)) and found.state.step >= 2
-        assert saver.same(checkpoints.load_checkpoint(folder), found.state)  # what ``latest`` names
+        assert (
+            not found.skipped
+            and save_in_child.same(found.state, save_in_child.state(found.state.step))
+            and found.state.step >= 2
+        )
+        assert save_in_child.same(checkpoints.load_checkpoint(folder), found.state)  # what ``latest`` names
         clear_leftovers(folder)
-        assert save(folder, 3, {}) == 0 and saver.same(checkpoints.load_checkpoint(folder), saver.state(3))
+        assert save(folder, 3, {}) == 0 and save_in_child.same(
+            checkpoints.load_checkpoint(folder), save_in_child.state(3)
+        )
         kept = sorted(path.name for path in folder.iterdir())
         assert kept == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", "latest"]
 
@@ -119,7 +127,7 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on_later(
     for number, _ in enumerate(trials):
         with small_disk(tmp_path / f"disk-{number}", f"{checkpoints * 8}m") as disk:
             words = training.command(sample_shards, disk / "run")
-            error = training.Done(training.start(words)).error
+            error = training.wait_for(training.start(words)).error
             assert "No space left" in error and training.says_how_to_go_on(error, disk / "run")
             assert not list((disk / "run").glob("*.tmp"))
             subprocess.run(["mount", "-o", "remount,size=300m", disk], check=True)

@@ -25,7 +25,7 @@ def test_a_rank_that_stands_still_is_named_and_the_run_goes_on_later(trials, sam
         assert training.reach(process, run, chance.randint(2, 6))
         family = training.tree(process.pid)
         os.kill(training.ranks(process.pid)[index], signal.SIGSTOP)
-        done = training.Done(process)
+        done = training.wait_for(process)
         training.require_gone(family)
         told, said = [line for line in done.lines if line.startswith("Error: ")], "\n".join(done.lines)
         assert done.code == 1 and len(told) == 1, said
@@ -48,5 +48,5 @@ def test_an_interrupt_ends_a_run_whose_rank_stands_still(trials, sample_shards, 
         os.kill(chance.choice(training.ranks(process.pid)), signal.SIGSTOP)
         time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGTERM)
-        assert "interrupted" in training.Done(process).error
+        assert "interrupted" in training.wait_for(process).error
         training.require_gone(family)

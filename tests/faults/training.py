@@ -1,6 +1,5 @@
 """What the tests of training share: runs of two ranks, their processes, and what must be equal after them."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,8 +11,11 @@ from pathlib import Path
 import torch
 
 from alexstream.trainer import checkpoint as checkpoints
-from tests.conftest import ROOT, children
-from tests.forks import Forked
+from tests.support import ROOT
+from tests.support.commands import Finished
+from tests.support.comparisons import losses_of
+from tests.support.forked_commands import Forked
+from tests.support.processes import children
 
 LIMIT_S = 300  # a hang, on a machine that has other things to do
 IMAGES = 67  # of ``sample_shards``
@@ -37,23 +39,15 @@ def says_how_to_go_on(text, run):
     return ("--resume" in text and list(run.glob("checkpoint-*.pt"))) or "start it again" in text
 
 
-class Done:
-    """A command that has ended: its exit code, and its lines on stderr."""
-
-    def __init__(self, process):
-        try:
-            _, stderr = process.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
-            waits = [f"{pid}: {wait_of(pid)}" for pid in tree(process.pid)]
-            end(process)
-            raise AssertionError(f"hangs after {LIMIT_S} s; {waits}") from None
-        self.code, self.lines = process.returncode, [line for line in stderr.splitlines() if line]
-
-    @property
-    def error(self):
-        """The one line of error; anything else fails."""
-        assert self.code != 0 and len(self.lines) == 1 and self.lines[0].startswith("Error: "), (self.code, self.lines)
-        return self.lines[0]
+def wait_for(process):
+    """Wait for a command's end; one that hangs fails, and is ended."""
+    try:
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        waits = [f"{pid}: {wait_of(pid)}" for pid in tree(process.pid)]
+        end(process)
+        raise AssertionError(f"hangs after {LIMIT_S} s; {waits}") from None
+    return Finished(process.returncode, stdout or "", stderr, process.pid)
 
 
 def start(words, **environment):
@@ -82,7 +76,7 @@ def start_anew(words, **environment):
 
 def finish(words, **environment):
     """Run a command to its end; it must end well."""
-    done = Done(start(words, **environment))
+    done = wait_for(start(words, **environment))
     assert done.code == 0, done.lines
     return done
 
@@ -113,7 +107,10 @@ def ranks(launcher):
     for pid in children(launcher):
         with suppress(OSError):
             # Multiprocessing's tracker is a child, too.
-            if any(word in Path(f"/proc/{pid}/cmdline").read_bytes() for word in (b"spawn_main", b"tests.forks")):
+            if any(
+                word in Path(f"/proc/{pid}/cmdline").read_bytes()
+                for word in (b"spawn_main", b"tests.support.forked_commands")
+            ):
                 found.append(pid)
     return found
 
@@ -134,16 +131,6 @@ def require_gone(pids):
     assert not [pid for pid in pids if runs(pid)]
 
 
-def losses(run):
-    """The loss of every step that a run has written, by its number."""
-    path = run / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
-        with suppress(ValueError):  # being written
-            rows.append(json.loads(line))
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
-
-
 def reach(process, run, step):
     """Wait until a command, just started, has taken a step; whether it got there before it ended."""
     begun, path = time.time(), run / "metrics.jsonl"
@@ -153,16 +140,16 @@ def reach(process, run, step):
         fresh = path.is_file() and path.stat().st_mtime > begun - 1
         if process.poll() is not None:
             return False
-        if fresh and step in losses(run):
+        if fresh and step in losses_of(run):
             return True
         time.sleep(0.02)
     end(process)
-    raise AssertionError(f"step {step} was not reached within {LIMIT_S} s; there are {sorted(losses(run))}")
+    raise AssertionError(f"step {step} was not reached within {LIMIT_S} s; there are {sorted(losses_of(run))}")
 
 
 def require_same(run, undisturbed):
     """The losses of every step and every bit of the last checkpoint."""
-    assert losses(run) == losses(undisturbed)
+    assert losses_of(run) == losses_of(undisturbed)
     whole, mine = checkpoints.load_checkpoint(undisturbed), checkpoints.load_checkpoint(run)
     assert mine.step == whole.step
     assert torch.equal(torch.tensor(mine.errors), torch.tensor(whole.errors))

@@ -16,6 +16,7 @@ from alexstream.pipeline.stream import ShardedData
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
+from tests.support.comparisons import are_equal
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,10 +51,6 @@ def taken(stream, count):
     return [(b.ids_N.clone(), b.labels_N.clone(), b.images_NCHW.clone()) for b in islice(stream, count)]
 
 
-def same(first, second):
-    return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
-
-
 def test_batches_are_on_the_device(encoded, gpu):
     batch = next(data_of(encoded["jpeg"]).training(device=gpu))
     assert {t.device.type for t in (batch.images_NCHW, batch.labels_N, batch.ids_N)} == {"cuda"}
@@ -85,16 +82,16 @@ def test_decoded_pixels_are_those_of_the_cpu_within_the_budget(encoded, gpu, enc
 def test_the_same_stream_twice_and_from_the_middle(encoded, gpu, encoding):
     data = data_of(encoded[encoding])
     whole = taken(data.training(device=gpu), 9)
-    assert same(whole, taken(replace(data, num_threads=2, prefetch=4).training(device=gpu), 9))
+    assert are_equal(whole, taken(replace(data, num_threads=2, prefetch=4).training(device=gpu), 9))
     for start in (2, 5):
-        assert same(whole[start:], taken(data.training(start, device=gpu), 9 - start))
+        assert are_equal(whole[start:], taken(data.training(start, device=gpu), 9 - start))
 
 
 def test_two_half_batches_are_the_whole(encoded, gpu):
     data = data_of(encoded["jpeg"])
     halves = [taken(data.training(part=BatchSlice(index=i, count=2), device=gpu), 4) for i in range(2)]
     for step, whole in enumerate(taken(data.training(device=gpu), 4)):
-        assert same([whole], [tuple(torch.cat([halves[i][step][k] for i in range(2)]) for k in range(3))])
+        assert are_equal([whole], [tuple(torch.cat([halves[i][step][k] for i in range(2)]) for k in range(3))])
 
 
 def test_ten_views_contain_the_centre(encoded, gpu):

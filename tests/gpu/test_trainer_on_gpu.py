@@ -15,7 +15,7 @@ from alexstream.trainer.network.geometry import make_initial_parameters
 from alexstream.trainer.network.model import AlexNet
 from alexstream.trainer.network.post_conv import PostConv
 from alexstream.trainer.recipe import ORIGINAL, PAPER
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 pytestmark = [
     pytest.mark.gpu,

@@ -24,8 +24,8 @@ from alexstream.pipeline.sampling.order import Order
 from alexstream.pipeline.stream import ShardedData
 from alexstream.pipeline.transforms.augment import AUGMENTATIONS
 from alexstream.pipeline.transforms.preprocessing import Preprocessing
-from tests.pipeline.test_known_draws import STATS
-from tests.pipeline.test_stream import damage
+from tests.support.damaged_samples import damage_sample
+from tests.support.known_statistics import STATS
 
 
 class Samples:
@@ -111,7 +111,7 @@ def test_a_replaced_sample_has_the_draws_of_the_one_that_came_in():
 def test_pixels_of_a_replaced_place_are_those_of_the_sample_that_came_in(sample_shards, tmp_path):
     copy = shutil.copytree(sample_shards / "train", tmp_path / "train")
     sound = next(ShardedData(train=copy, batch_size=67).training())
-    damage(copy, 3)
+    damage_sample(copy, 3)
     stream = ShardedData(train=copy, batch_size=67, on_bad_sample="skip").training()
     batch = next(stream)
     place, fourth = (int((sound.ids_N == one).nonzero()) for one in (3, 4))
@@ -171,7 +171,7 @@ def test_damage_in_the_first_of_several_prefetched_batches_is_named(sample_shard
     copy = shutil.copytree(sample_shards / "train", tmp_path / "train")
     data = ShardedData(train=copy, batch_size=4, prefetch=prefetch, decoder=decoder)
     first = next(data.training()).ids_N.tolist()
-    key = damage(copy, first[0])
+    key = damage_sample(copy, first[0])
     with pytest.raises(StreamError, match=rf"sample {key} in train-000000\.tar has changed since it was written"):
         list(islice(data.training(), 10))
 

@@ -23,8 +23,18 @@ from alexstream.pipeline.cache.lookahead import Lookahead
 from alexstream.pipeline.errors import StreamError
 from alexstream.pipeline.reading.cached_shards import CachedShards, CacheOptions
 from alexstream.pipeline.reading.shards import LocalShards
-from tests.conftest import ROOT
-from tests.pipeline.store import DIGEST, QUICK, SHARD_BYTES, cached, du, proxy_before, record, remote_folder, upload
+from tests.support import ROOT
+from tests.support.object_store import (
+    DIGEST,
+    QUICK,
+    SHARD_BYTES,
+    cached,
+    du,
+    proxy_before,
+    record,
+    remote_folder,
+    upload,
+)
 
 NUM_SHARDS = 8
 
@@ -408,7 +418,7 @@ import numpy as np
 from pathlib import Path
 from alexstream.pipeline.reading.cached_shards import CachedShards, CacheOptions
 from alexstream.pipeline.errors import StreamError
-from tests.pipeline.store import DIGEST, QUICK, SHARD_BYTES, record, remote_folder
+from tests.support.object_store import DIGEST, QUICK, SHARD_BYTES, record, remote_folder
 text, port, cache, limit, order = json.loads(sys.argv[1])
 records = [record(f"train-{i:06d}", np.random.default_rng(i).bytes(SHARD_BYTES)) for i in range(8)]
 cache_options = CacheOptions(cache=Path(cache), limit_bytes=limit * SHARD_BYTES, retry_policy=QUICK)

@@ -11,7 +11,7 @@ import torch
 
 from alexstream.pipeline import doctor
 from alexstream.pipeline.decode import fused
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def found_of(name, folder):

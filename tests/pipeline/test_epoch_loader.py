@@ -19,7 +19,8 @@ import torch
 from alexstream.pipeline.batch import BatchSlice
 from alexstream.pipeline.errors import StreamError
 from alexstream.pipeline.stream import ShardedData
-from tests.conftest import ROOT
+from tests.support import ROOT
+from tests.support.comparisons import are_equal
 
 
 @pytest.fixture
@@ -27,22 +28,18 @@ def data(sample_shards):
     return ShardedData(train=sample_shards / "train", batch_size=16, seed=5)  # 67 samples
 
 
-def same(first, second):
-    return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
-
-
 def test_epochs_are_consecutive_whole_batches_of_the_stream(data):
     stream = [(b.images_NCHW, b.labels_N) for b in islice(data.training(), 8)]
     loader = data.loader()
     epochs = [list(loader), list(loader)]
     assert len(loader) == 4 and [len(e) for e in epochs] == [4, 4] and loader.epoch == 2
-    assert same(epochs[0] + epochs[1], stream)
+    assert are_equal(epochs[0] + epochs[1], stream)
 
 
 def test_a_loop_that_stops_in_the_middle_goes_on_there(data):
     loader = data.loader()
     first = list(islice(loader, 1))
-    assert same(first + list(loader), list(data.loader(epoch=0)))
+    assert are_equal(first + list(loader), list(data.loader(epoch=0)))
 
 
 def test_complete_epochs_are_counted(data):
@@ -60,7 +57,7 @@ def test_a_state_is_loaded_into_a_loader_that_has_begun(data):
     state, expected = early.state_dict(), list(early)
     list(islice(loader, 3))
     loader.load_state_dict(state)
-    assert same(list(loader), expected)
+    assert are_equal(list(loader), expected)
 
 
 def test_a_loaded_state_continues_on_other_replicas(data):
@@ -74,7 +71,7 @@ def test_a_loaded_state_continues_on_other_replicas(data):
         other.load_state_dict(state)
         halves.append(list(other) + list(other))
     joined = [tuple(torch.cat(t) for t in zip(*pair, strict=True)) for pair in zip(*halves, strict=True)]
-    assert same(joined, rest)
+    assert are_equal(joined, rest)
 
 
 def test_a_state_survives_torch_save_without_pickled_code(data, tmp_path):
@@ -83,7 +80,7 @@ def test_a_state_survives_torch_save_without_pickled_code(data, tmp_path):
     torch.save(loader.state_dict(), tmp_path / "state.pt")
     other = data.loader()
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert same(list(loader), list(other))
+    assert are_equal(list(loader), list(other))
 
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"batch_size": 8}, {"augmentation": "none"}, {"order": "grouped"}])
@@ -103,10 +100,10 @@ def test_the_loop_that_everybody_writes_sees_every_epoch_once(data):
     for _ in range(3):
         for images, labels in data.loader():
             seen.append((images, labels))
-    assert same(seen, stream)
-    assert same(list(data.loader(epoch=1)), stream[4:8]) and same(list(data.loader()), stream[8:])
+    assert are_equal(seen, stream)
+    assert are_equal(list(data.loader(epoch=1)), stream[4:8]) and are_equal(list(data.loader()), stream[8:])
     halves = [list(data.loader(BatchSlice(index=i, count=2))) for i in range(2)]  # other slices count for themselves
-    assert same(
+    assert are_equal(
         [tuple(torch.cat(t) for t in zip(*pair, strict=True)) for pair in zip(*halves, strict=True)], stream[:4]
     )
 
@@ -114,7 +111,7 @@ def test_the_loop_that_everybody_writes_sees_every_epoch_once(data):
 def test_options_that_were_copied_or_sent_begin_anew(data):
     first = list(islice(data.loader(), 1))
     for other in (replace(data), pickle.loads(pickle.dumps(data))):
-        assert same(list(islice(other.loader(), 1)), first)
+        assert are_equal(list(islice(other.loader(), 1)), first)
 
 
 def test_a_dataloader_is_told_that_it_is_not_needed(data):

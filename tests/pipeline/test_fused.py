@@ -27,8 +27,8 @@ from alexstream.pipeline.transforms.augment import AUGMENTATIONS
 from alexstream.pipeline.transforms.mean import MeanPlanes
 from alexstream.pipeline.transforms.normalize import Normalizer
 from alexstream.pipeline.transforms.preprocessing import Preprocessing
-from tests.conftest import ROOT
-from tests.pipeline.test_stream import damage
+from tests.support import ROOT
+from tests.support.damaged_samples import damage_sample
 
 pytestmark = pytest.mark.skipif(
     fused.find_operator_address() is None, reason="fused.c was not compiled here: no libjpeg-turbo"
@@ -271,7 +271,7 @@ def test_a_damaged_jpeg_that_dali_would_take_is_caught(sample_shards, tmp_path):
 
 def test_skipping_works_in_the_compiled_stream(sample_shards, tmp_path):
     folder = shutil.copytree(sample_shards / "train", tmp_path / "train")
-    damage(folder, 7)
+    damage_sample(folder, 7)
     data = ShardedData(train=folder, batch_size=16, on_bad_sample="skip")
     ids = torch.cat([b.ids_N for b in islice(data.training(), 8)])
     assert 7 not in ids and 8 in ids

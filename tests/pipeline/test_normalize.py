@@ -15,7 +15,7 @@ from alexstream.pipeline.transforms.mean import MeanPlanes
 from alexstream.pipeline.transforms.normalize import MAX_BUFFERS, BufferPool, Normalizer
 from alexstream.pipeline.transforms.reference import reference_decode
 from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats
-from tests.pipeline.test_known_draws import AXES, STATS, VARIANCES
+from tests.support.known_statistics import AXES, STATS, VARIANCES
 
 CPU = torch.device("cpu")
 COLOUR = (123.5, 116.25, 103.75)

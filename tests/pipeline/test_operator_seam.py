@@ -8,7 +8,6 @@ from itertools import islice
 import numba
 import numpy as np
 import pytest
-import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.numba import NumbaFunction
@@ -17,6 +16,7 @@ from alexstream.pipeline import batch_source
 from alexstream.pipeline.decode import dali, fused
 from alexstream.pipeline.decode.dali import find_seam_fault
 from alexstream.pipeline.stream import ShardedData
+from tests.support.comparisons import are_equal
 
 WORDS = 4
 compiled = pytest.mark.skipif(fused.find_operator_address() is None, reason="fused.c was not compiled here")
@@ -89,19 +89,13 @@ def take(batches, count):
     return [(b.images_NCHW.clone(), b.labels_N.clone(), b.ids_N.clone()) for b in islice(batches, count)]
 
 
-def same(a, b):
-    return len(a) == len(b) and all(
-        torch.equal(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)
-    )
-
-
 @compiled
 def test_where_dali_has_moved_it_the_same_batches_come_without_it(data, monkeypatch, anew):
     expected = take(data.training(), 9), take(data.validation(), 9)
     monkeypatch.setattr("nvidia.dali.plugin.numba.NumbaFunction", moved("_get_run_fn_cpu"))
     find_seam_fault.cache_clear()
     monkeypatch.setattr(batch_source, "run_fused_graph", lambda *_: pytest.fail("DALI was asked to run the operator"))
-    assert same(take(data.training(), 9), expected[0]) and same(take(data.validation(), 9), expected[1])
+    assert are_equal(take(data.training(), 9), expected[0]) and are_equal(take(data.validation(), 9), expected[1])
     assert "in one compiled operator without DALI, 2 threads" in data.decode_path()
 
 
@@ -111,7 +105,7 @@ def test_where_dali_has_moved_it_the_same_batches_come_without_it(data, monkeypa
 def test_our_own_threads_give_the_bits_of_dalis(data, raw_shards, encoding, threads, prefetch, size):
     train = raw_shards if encoding == "raw" else data.train
     data = replace(data, train=train, num_threads=threads, prefetch=prefetch, batch_size=size)
-    assert same(take(data.training(2), 8), take(replace(data, decoder="threads").training(2), 8))
+    assert are_equal(take(data.training(2), 8), take(replace(data, decoder="threads").training(2), 8))
 
 
 @compiled
@@ -119,7 +113,7 @@ def test_our_own_threads_give_every_batch_of_a_split_that_ends(data):
     few = replace(data, batch_size=2)
     whole = take(few.validation(), 99)
     assert len(whole) > few.prefetch + 3
-    assert same(whole, take(replace(few, decoder="threads").validation(), 99))
+    assert are_equal(whole, take(replace(few, decoder="threads").validation(), 99))
 
 
 @compiled

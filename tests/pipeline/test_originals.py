@@ -26,7 +26,7 @@ from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stat
 from alexstream.sharding.images.resample import resize_square
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
-from tests.pipeline.test_stream import damage
+from tests.support.damaged_samples import damage_sample
 
 SIZES = [(300, 200), (200, 300), (256, 256), (900, 640), (120, 90), (333, 777)]
 
@@ -185,7 +185,7 @@ def test_a_kept_sample_that_is_no_image_any_more_is_named(shards, tmp_path):
     import shutil
 
     folder = shutil.copytree(shards, tmp_path / "train")
-    key = damage(folder, 3)
+    key = damage_sample(folder, 3)
     with pytest.raises(StreamError, match=rf"sample {key} in train-000000\.tar"):
         list(islice(ShardedData(train=folder, batch_size=16).training(), 4))
     data = ShardedData(train=folder, batch_size=16, on_bad_sample="skip", augmentation="inception")

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from alexstream.pipeline.prefetch import prefetch
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def numbers(count, log, fail_at=None):

@@ -21,7 +21,7 @@ from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stat
 from alexstream.sharding.lookup import SampleLookup
 from alexstream.sharding.pack import shard_all
 from alexstream.sharding.split_plans import ShardRequest
-from tests.test_cli import error_of
+from tests.support.commands import error_of
 
 
 @pytest.fixture(scope="module", params=["jpeg", "raw", "keep"])

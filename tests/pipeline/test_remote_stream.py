@@ -15,6 +15,7 @@ from alexstream.pipeline.stream import ShardedData
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
+from tests.support.comparisons import are_equal
 
 NUM_SHARDS = 27
 
@@ -44,10 +45,6 @@ def batches(data, count, **options):
     return [(b.ids_N.clone(), b.images_NCHW.clone()) for b in islice(data.training(**options), count)]
 
 
-def same(first, second):
-    return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
-
-
 def cached_bytes(cache):
     total = 0
     for path in cache.rglob("*.tar*"):
@@ -61,8 +58,8 @@ def test_a_bucket_gives_the_batches_of_the_folder(local, remote, tmp_path, decod
     data = ShardedData(train=local, batch_size=16, decoder=decoder)
     there = replace(data, train=str(remote), val=str(remote), cache=tmp_path)
     assert there.facts().train_digest == data.facts().train_digest
-    assert same(batches(data, 6), batches(there, 6))
-    assert same(batches(data, 3, start_step=7), batches(there, 3, start_step=7))
+    assert are_equal(batches(data, 6), batches(there, 6))
+    assert are_equal(batches(data, 3, start_step=7), batches(there, 3, start_step=7))
     assert sum(int((b.ids_N >= 0).sum()) for b in there.validation()) == 67
 
 

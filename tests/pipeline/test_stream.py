@@ -28,11 +28,11 @@ from alexstream.pipeline.transforms.augment import AUGMENTATIONS
 from alexstream.pipeline.transforms.preprocessing import Preprocessing
 from alexstream.pipeline.transforms.reference import reference_crop, reference_decode, reference_image
 from alexstream.sharding.dataset_v1 import layout
-from alexstream.sharding.dataset_v1.catalog import load_catalog
 from alexstream.sharding.dataset_v1.document import json_bytes, json_digest
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats
-from tests.opened_files import opened_files
+from tests.support.damaged_samples import damage_sample
+from tests.support.opened_files import opened_files
 
 CPU = torch.device("cpu")
 
@@ -231,17 +231,8 @@ def test_splits_with_other_classes_are_refused(sample_shards, position_cards):
         facts(sample_shards / "train", val=position_cards)
 
 
-def damage(folder, sample):
-    """Overwrite the start of a stored image; returns its key."""
-    opened = open_dataset(folder)
-    with (folder / f"{opened.manifest.shards[opened.shard_N[sample]].name}.tar").open("r+b") as file:
-        file.seek(int(opened.offset_N[sample]))
-        file.write(b"\0" * 64)
-    return load_catalog(folder, opened.manifest, ("key",))["key"][sample]
-
-
 def test_a_sample_that_no_longer_decodes_is_an_error_that_names_shard_and_key(copy):
-    key = damage(copy, 3)
+    key = damage_sample(copy, 3)
     with pytest.raises(StreamError, match=rf"sample {key} in train-000000\.tar .* `on_bad_sample` skip"):
         list(islice(ShardedData(train=copy, batch_size=16).training(), 5))
 
@@ -249,7 +240,7 @@ def test_a_sample_that_no_longer_decodes_is_an_error_that_names_shard_and_key(co
 def test_damaged_samples_can_be_passed_over_and_the_rest_is_undisturbed(copy, caplog):
     sound = list(islice(ShardedData(train=copy, batch_size=16).training(), 5))
     sound_ids = torch.cat([b.ids_N for b in sound])
-    keys = {damage(copy, 3), damage(copy, 40)}
+    keys = {damage_sample(copy, 3), damage_sample(copy, 40)}
     batches = list(islice(ShardedData(train=copy, batch_size=16, on_bad_sample="skip").training(), 5))
     ids = torch.cat([b.ids_N for b in batches])
     same = (sound_ids != 3) & (sound_ids != 40)
@@ -299,7 +290,7 @@ def test_a_shard_that_is_cut_while_it_is_streamed_is_named_or_passed_over(copy, 
 
 
 def test_validation_leaves_damaged_samples_out(copy):
-    damage(copy, 5)
+    damage_sample(copy, 5)
     data = ShardedData(train=copy, val=copy, batch_size=16, on_bad_sample="skip")
     labels = torch.cat([b.labels_N for b in data.validation()])
     assert int((labels >= 0).sum()) == len(open_dataset(copy)) - 1

@@ -20,8 +20,8 @@ from alexstream.sharding.split_plans import ShardRequest
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.network.columns import Columns
 from alexstream.trainer.network.model import AlexNet
-from tests.report.pages import checked
-from tests.test_cli import call, error_of
+from tests.support.commands import call, error_of
+from tests.support.report_pages import checked
 
 HOSTILE = ["<script>alert(1)</script>", 'a"onload="x', "$\\frac{1}$", "new\nline", "{{ 7*7 }}", "]]>&amp;", "\x1b[31m"]
 

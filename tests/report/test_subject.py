@@ -9,7 +9,7 @@ from alexstream.core.errors import DatasetError
 from alexstream.report import subject
 from alexstream.report.subject import ReportRequest, Run, open_subject
 from alexstream.sharding.dataset_v1.manifest import find_split, load_manifest
-from tests.sharding.small import Small
+from tests.support.small_dataset import Small
 
 
 @pytest.fixture

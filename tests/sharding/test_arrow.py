@@ -18,8 +18,8 @@ from alexstream.sharding.dataset_v1.catalog import load_catalog, load_catalog_ro
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.sources.parquet import ImageColumns, RowGroupImages, _iter_rows
 from alexstream.sharding.sources.parquet_file import SourceParquet
-from tests.conftest import ROOT
-from tests.sharding.small import Small
+from tests.support import ROOT
+from tests.support.small_dataset import Small
 
 ROWS = 3000
 

@@ -11,7 +11,7 @@ import pytest
 
 from alexstream.core.parquet_pages import read_column_chunks, read_pages, sum_decompressed_bytes
 from alexstream.sharding.dataset_v1.catalog import CATALOG_COLUMNS, CATALOG_INTEGERS, read_catalog
-from tests.faults.hostile import within
+from tests.support.processes import within
 
 MIB = 1 << 20
 

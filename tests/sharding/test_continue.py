@@ -4,7 +4,6 @@ Kills, full disks and other faults: tests/faults/test_conversion_*.py.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -20,10 +19,7 @@ from alexstream.sharding.pack import shard_split
 from alexstream.sharding.sample_set import write_sample_set
 from alexstream.sharding.split_plans import ShardRequest
 from alexstream.sharding.verify import verify
-
-
-def hashes(folder):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+from tests.support.comparisons import file_hashes
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def unfinished(finished, tmp_path):
     """A conversion of two shards, as a kill between them leaves it."""
     made, manifest = finished
     folder = shutil.copytree(made.folder, tmp_path / "out")
-    request, whole = replace(made, folder=folder), hashes(folder)
+    request, whole = replace(made, folder=folder), file_hashes(folder)
     fields = {"schema": SCHEMA, "rules": layout.RULES_VERSION, "split": "train", "plan": manifest.plan_digest}
     plan = json_bytes(fields)
     (folder / layout.MANIFEST).unlink()
@@ -60,7 +56,7 @@ def test_finished_shards_are_kept_and_not_written_again(unfinished, monkeypatch)
     before = (request.folder / "train-000000.tar").stat().st_mtime_ns
     shard_split(request, quiet=True)
     assert (request.folder / "train-000000.tar").stat().st_mtime_ns == before
-    assert hashes(request.folder) == whole
+    assert file_hashes(request.folder) == whole
 
 
 def shard_with_a_stop_after_the_first(request, monkeypatch):
@@ -86,7 +82,7 @@ def test_a_finished_shard_that_was_damaged_since_is_made_again(unfinished, monke
     path = request.folder / f"train-000000.{extension}"
     path.write_bytes(path.read_bytes()[:-100])
     shard_split(request, quiet=True)
-    assert hashes(request.folder) == whole
+    assert file_hashes(request.folder) == whole
 
 
 def test_a_second_conversion_into_the_same_folder_is_refused(unfinished):

@@ -12,26 +12,13 @@ from PIL import Image, ImageCms
 from alexstream.core.errors import BadImageError
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.images.decode import _decode_image, decode_sample, decode_stored_jpeg, prepare_image
+from tests.support.crafted_images import PHOTO, profile_with_swapped_primaries, reason_of, saved
 
 RECIPE, RAW, KEEP = EncodeRecipe(), EncodeRecipe(encoding="raw"), EncodeRecipe(encoding="keep")
-GRADIENT = np.stack(np.broadcast_arrays(np.linspace(0, 255, 400)[None], np.linspace(0, 255, 300)[:, None], 60.0), -1)
-PHOTO = Image.fromarray(GRADIENT.astype(np.uint8))  # 400 wide, 300 high
-
-
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def psnr(a, b):
     return 10 * np.log10(255**2 / (np.mean((a.astype(float) - b.astype(float)) ** 2) + 1e-9))
-
-
-def reason_of(data, recipe=RECIPE):
-    with pytest.raises(BadImageError) as error:
-        prepare_image(data, recipe)
-    return error.value.reason
 
 
 def test_the_stored_image_is_the_centre_of_the_shorter_side_scaled_to_256():
@@ -143,14 +130,6 @@ def test_only_the_first_frame_of_an_animation_is_used():
         assert prepared.pixels_HWC[..., 0].min() > 250, kind
     prepared = prepare_image(saved(frames[0], "MPO", save_all=True, append_images=frames[1:]), RECIPE)
     assert (prepared.source_format, prepared.notes) == ("MPO", ("first of 2 frames",))
-
-
-def profile_with_swapped_primaries():
-    """sRGB whose red and green tags have each other's content: an RGB profile that is no ordinary one."""
-    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    red, green = icc.index(b"rXYZ"), icc.index(b"gXYZ")
-    icc[red : red + 4], icc[green : green + 4] = b"gXYZ", b"rXYZ"
-    return bytes(icc)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

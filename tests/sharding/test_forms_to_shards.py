@@ -17,7 +17,7 @@ from alexstream.sharding.estimate import estimate_conversion
 from alexstream.sharding.pack import shard_all, shard_split
 from alexstream.sharding.split_plans import ShardRequest
 from alexstream.sharding.verify import verify
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 
 def converted(source, folder, **options):

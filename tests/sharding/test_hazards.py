@@ -7,7 +7,7 @@ import pytest
 from alexstream.core.errors import BadImageError
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.images.decode import decode_sample, prepare_image
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 ROW = re.compile(r"^\| .+? \| (accepted|refused).*? \|(.*?)\| `([^`|]+)` \|$", re.MULTILINE)
 ROWS = [(name, kind, re.findall(r"`(.+?)`", shown)) for kind, shown, name in ROW.findall(

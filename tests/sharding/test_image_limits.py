@@ -7,7 +7,7 @@ from PIL import Image
 from alexstream.core.errors import BadImageError
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.images.decode import prepare_image
-from tests.sharding.test_decode import PHOTO, profile_with_swapped_primaries, reason_of, saved
+from tests.support.crafted_images import PHOTO, profile_with_swapped_primaries, reason_of, saved
 
 RAW = EncodeRecipe(encoding="raw")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexstream.commands.main import main
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 CLASSES = ("ant", "bee", "cow")
 

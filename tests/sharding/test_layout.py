@@ -28,8 +28,8 @@ from alexstream.sharding.dataset_v1.manifest import (
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats
 from alexstream.sharding.verify import verify
-from tests.faults.hostile import within
-from tests.sharding.small import SIZE, Small, canonical, run_here, sha, sign
+from tests.support.processes import within
+from tests.support.small_dataset import SIZE, Small, canonical, run_here, sha, sign
 
 FIRST = "train-000000"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alexstream.core.errors import SourceError
 from alexstream.sharding.listing import build_listing, iter_images, make_unique_keys
 from alexstream.sharding.sources.types import Entry
-from tests.source_splits import lister_of
+from tests.support.source_splits import lister_of
 
 SAFE = set(string.ascii_letters + string.digits + "_-")
 

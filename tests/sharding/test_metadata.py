@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from alexstream.core.errors import BadImageError
 from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.images.decode import _decode_image, prepare_image
-from tests.faults.hostile import png
+from tests.support.crafted_images import png
 
 KEEP = EncodeRecipe(encoding="keep")
 Y, X = np.mgrid[:120, :160]

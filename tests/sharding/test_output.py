@@ -8,7 +8,7 @@ import pytest
 from alexstream.core.errors import OutputError
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.output import check_output_apart, check_parent_of_splits, clear_leftovers, open_output_folder
-from tests.sharding.small import Small, canonical
+from tests.support.small_dataset import Small, canonical
 
 PLAN = "0123"
 CONTENT = {"schema": "alexstream-dataset/1", "rules": 2, "split": "train", "plan": PLAN}

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +24,7 @@ from alexstream.sharding.dataset_v1.tar import _encode_member as tar_member
 from alexstream.sharding.pack import shard_all, shard_split
 from alexstream.sharding.recompute import check_stats
 from alexstream.sharding.split_plans import ShardRequest
-
-
-def hashes(folder):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(Path(folder).iterdir())}
+from tests.support.comparisons import file_hashes
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +77,7 @@ def test_catalog_says_what_the_source_file_was(train, sample_images):
 
 
 def test_manifest_hashes_are_those_of_the_files(train):
-    found = hashes(train)
+    found = file_hashes(train)
     for record in load_manifest(train).shards:
         assert found[f"{record.name}.tar"] == record.sha256
         assert found[f"{record.name}.idx"] == record.index_sha256
@@ -93,7 +89,7 @@ def test_manifest_hashes_are_those_of_the_files(train):
 def test_any_number_of_workers_gives_the_same_bytes(train, sample_images, tmp_path, workers):
     request = ShardRequest(source=sample_images / "train", folder=tmp_path / "again", num_workers=workers)
     shard_split(request, quiet=True)
-    assert hashes(tmp_path / "again") == hashes(train)
+    assert file_hashes(tmp_path / "again") == file_hashes(train)
 
 
 def test_another_seed_gives_another_order_of_the_same_samples(train, sample_images, tmp_path):
@@ -161,10 +157,10 @@ def test_our_index_is_the_one_that_dalis_tool_makes(train, tmp_path):
 
 
 def test_a_second_run_finds_everything_done(train, sample_images):
-    before = hashes(train)
+    before = file_hashes(train)
     manifest, worked = shard_split(ShardRequest(source=sample_images / "train", folder=train), quiet=True)
     assert not worked and manifest == load_manifest(train)
-    assert hashes(train) == before
+    assert file_hashes(train) == before
 
 
 def test_an_unfinished_conversion_is_completed_to_the_same_bytes(train, sample_images, tmp_path):
@@ -177,14 +173,14 @@ def test_an_unfinished_conversion_is_completed_to_the_same_bytes(train, sample_i
         (folder / name).unlink()
     (folder / "train-000000.tar.77.tmp").write_bytes(b"half")
     shard_split(ShardRequest(source=sample_images / "train", folder=folder), quiet=True)
-    assert hashes(folder) == hashes(train)
+    assert file_hashes(folder) == file_hashes(train)
 
 
 def test_a_folder_that_holds_another_data_set_is_left_alone(train, sample_images):
-    before = hashes(train)
+    before = file_hashes(train)
     with pytest.raises(OutputError, match="holds another data set"):
         shard_split(ShardRequest(source=sample_images / "train", folder=train, seed=9), quiet=True)
-    assert hashes(train) == before
+    assert file_hashes(train) == before
 
 
 def test_a_folder_with_foreign_files_is_left_alone(sample_images, tmp_path):
@@ -245,7 +241,7 @@ def test_500_real_imagenet_jpegs_are_written_and_none_lost(real_images, tmp_path
     notes = load_catalog(tmp_path / "x", manifest, ("notes",))["notes"]
     assert "was L" in set(notes), "grayscale images are among them"
     shard_split(ShardRequest(source=request.source, folder=tmp_path / "y", num_workers=1), quiet=True)
-    assert hashes(tmp_path / "x") == hashes(tmp_path / "y")
+    assert file_hashes(tmp_path / "x") == file_hashes(tmp_path / "y")
     check_webdataset_reads(tmp_path / "x")
     check_dali_reads(tmp_path / "x")
 

@@ -20,7 +20,7 @@ from alexstream.sharding.executors.local import run_jobs
 from alexstream.sharding.executors.ray import run_jobs_on_ray
 from alexstream.sharding.pack import shard_split
 from alexstream.sharding.split_plans import ShardRequest
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (extra: ray)"),

@@ -18,7 +18,7 @@ from alexstream.sharding.dataset_v1 import layout, sidecars
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.dataset_v1.statistics import load_mean_image, load_stats
 from alexstream.sharding.lookup import SampleLookup, list_class_names
-from tests.sharding.small import CLASSES, SIZE, Small, run_here, sign
+from tests.support.small_dataset import CLASSES, SIZE, Small, run_here, sign
 
 
 @pytest.fixture

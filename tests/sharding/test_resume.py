@@ -16,8 +16,8 @@ from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.listing import build_listing
 from alexstream.sharding.resume import decode_resume_record, encode_resume_record
 from alexstream.sharding.sources.types import Entry
-from tests.sharding.small import sha, tar_of
-from tests.source_splits import lister_of
+from tests.support.small_dataset import sha, tar_of
+from tests.support.source_splits import lister_of
 
 SIZE = 224
 NAME = "train-000000"

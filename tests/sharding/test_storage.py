@@ -27,7 +27,7 @@ from alexstream.core.storage import (
     publish_file,
     target_name,
 )
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 @pytest.fixture(params=["local", "s3", "memory"])

@@ -13,7 +13,7 @@ from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.images.decode import encode_jpeg, prepare_image
 from alexstream.sharding.images.formats import MAX_PIXELS
 from alexstream.sharding.images.stored_sample import SampleChecker, open_stored_image, read_image_size
-from tests.faults.hostile import claiming, picture, png
+from tests.support.crafted_images import claiming, picture, png
 
 KEEP = SampleChecker(EncodeRecipe(encoding="keep"))
 STORED = EncodeRecipe(size_px=224)

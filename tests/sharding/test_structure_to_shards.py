@@ -13,7 +13,7 @@ from PIL import Image
 from alexstream.commands.main import main
 from alexstream.sharding.dataset_v1.catalog import load_catalog
 from alexstream.sharding.dataset_v1.manifest import load_manifest
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 
 def png(seed):

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from alexstream.sharding.dataset_v1.tar import Member, TarWriter, count_label_digits, encode_index, padded_bytes
-from tests.sharding.small import tar_of
+from tests.support.small_dataset import tar_of
 
 SIZES = {
     "none": [],

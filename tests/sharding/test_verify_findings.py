@@ -17,8 +17,8 @@ from alexstream.sharding.dataset_v1 import layout, sidecars
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.describe import facts
 from alexstream.sharding.verify import verify
-from tests.faults.hostile import within
-from tests.sharding.small import SIZE, Small, run_here, sha, sign
+from tests.support.processes import within
+from tests.support.small_dataset import SIZE, Small, run_here, sha, sign
 
 FIRST, SECOND = "train-000000", "train-000001"
 

@@ -12,7 +12,8 @@ import pytest
 
 from alexstream.core.errors import AlexstreamError, SourceError
 from alexstream.sharding.executors.local import run_jobs
-from tests.conftest import ROOT, children
+from tests.support import ROOT
+from tests.support.processes import children
 
 LARGE = 16 << 20  # bytes of a result: far more than a pipe holds, so that a worker must wait for its reader
 

@@ -15,7 +15,7 @@ from alexstream.trainer.errors import CheckpointError
 from alexstream.trainer.evaluation.ensemble import MAX_GAP_NATS, Ensemble, fit_weights
 from alexstream.trainer.network.geometry import make_initial_parameters
 from alexstream.trainer.recipe import Recipe
-from tests.trainer.spoken import checkpoint
+from tests.support.logit_images import checkpoint
 
 
 def saved(folder, **data):

@@ -27,7 +27,7 @@ from alexstream.trainer.evaluation.evaluate import (
 )
 from alexstream.trainer.evaluation.predictions import PredictionsFile
 from alexstream.trainer.evaluation.scoring import compute_log_probabilities, compute_topk_credit, select_top_classes
-from tests.trainer.spoken import FACTS, SpokenData, checkpoint, readers, softmax, spoken
+from tests.support.logit_images import FACTS, SpokenData, checkpoint, readers, softmax, spoken
 
 CPU = torch.device("cpu")
 

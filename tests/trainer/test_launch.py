@@ -18,7 +18,7 @@ from alexstream.trainer.distributed.launch import (
 )
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.network.columns import Columns
-from tests.sharding.small import Small
+from tests.support.small_dataset import Small
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 

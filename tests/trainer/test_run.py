@@ -12,8 +12,8 @@ import alexstream
 from alexstream.commands.main import main
 from alexstream.sharding import pack
 from alexstream.trainer.distributed import launch
-from tests.conftest import ROOT
-from tests.opened_files import opened_files
+from tests.support import ROOT
+from tests.support.opened_files import opened_files
 
 TINY = alexstream.Recipe(width=0.125)
 

@@ -20,7 +20,7 @@ from alexstream.trainer.errors import CheckpointError
 from alexstream.trainer.network.geometry import parameter_shapes
 from alexstream.trainer.recipe import Recipe
 from alexstream.trainer.torch_file import load_torch_file
-from tests.faults.hostile import within
+from tests.support.processes import within
 
 MOST_BYTES = 50 << 20
 NAMES = {

@@ -16,18 +16,18 @@ from alexstream.sharding.sources.files import list_items
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import find_devkit
 from alexstream.sharding.sources.types import Entry
-from tests.conftest import ROOT
-from tests.sharding import miniature as mini
-from tests.sharding.sources.test_forms import content, expected, listed
-from tests.source_splits import read_split
+from tests.support import ROOT
+from tests.support import imagenet_miniature as mini
+from tests.support.source_layouts import expected_content, hash_content, list_splits
+from tests.support.source_splits import read_split
 
 
 def notices(src, split="train"):
-    return "\n".join(listed(src)[split].notices)
+    return "\n".join(list_splits(src)[split].notices)
 
 
 def excluded(src, split="train"):
-    return dict(listed(src)[split].excluded)
+    return dict(list_splits(src)[split].excluded)
 
 
 def test_the_list_of_classes_is_the_thousand_of_ilsvrc2012():
@@ -62,7 +62,7 @@ def test_validation_images_of_ilsvrc_2010_do_not_get_labels_of_2012(tmp_path):
     members = [(p.name.replace("2012", "2010"), p.data) for p in mini.pictures()["val"]]
     mini.write(tmp_path / "ILSVRC2012_img_val.tar", mini.tar_bytes(members))
     with pytest.raises(SourceError, match="ILSVRC-2010"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_the_devkit_of_another_year_is_refused(tmp_path):
@@ -85,7 +85,7 @@ def test_the_archive_of_task_3_is_left_out_and_named(tmp_path, name):
     mini.write_archives(tmp_path)
     inner = mini.tar_bytes([("n02085620_7.JPEG", b"dog")])
     mini.write(tmp_path / name, mini.tar_bytes([("n02085620.tar", inner), ("n02085782.tar", inner)]))
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
     assert f"{name}: left out" in notices(tmp_path)
     assert "task 3" in excluded(tmp_path)[name]
 
@@ -141,8 +141,8 @@ def test_a_missing_devkit_is_an_error_that_says_what_to_fetch_and_where_to_put_i
 def test_a_part_of_the_val_archive_is_labelled_by_its_numbers(tmp_path):
     mini.write_archives(tmp_path)
     mini.write_val_tar(tmp_path, (5, 2))
-    want = {key: value for key, value in expected()["val"].items() if key[-1] in "25"}
-    assert content(tmp_path)["val"] == want
+    want = {key: value for key, value in expected_content()["val"].items() if key[-1] in "25"}
+    assert hash_content(tmp_path)["val"] == want
     assert "2 images, where ILSVRC2012_devkit_t12.tar.gz has 6 lines: partial" in notices(tmp_path, "val")
 
 
@@ -150,28 +150,28 @@ def test_a_val_archive_that_the_ground_truth_cannot_number_is_an_error(tmp_path)
     mini.write_archives(tmp_path)
     mini.write_devkit(tmp_path, packed=True, classes=mini.VAL_CLASSES[:4])
     with pytest.raises(SourceError, match=r"6 images, where .* has 4 lines"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_a_val_image_that_is_there_twice_is_an_error(tmp_path):
     mini.write_archives(tmp_path)
     mini.write_val_tar(tmp_path, (1, 2, 2, 3, 4, 5))
     with pytest.raises(SourceError, match="twice"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_a_truncated_archive_says_at_which_byte_it_ends(tmp_path):
     mini.write_archives(tmp_path)
     os.truncate(tmp_path / "ILSVRC2012_img_train.tar", 15_000)
     with pytest.raises(SourceError, match=r"ILSVRC2012_img_train.tar: cut off, it ends at byte 15,000 .* fetch it"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_a_truncated_inner_archive_is_named(tmp_path):
     inner = mini.inner_tars()[0][1]
     mini.write(tmp_path / "train.tar", mini.tar_bytes([("n01440764.tar", inner[: len(inner) - 10_000])]))
     with pytest.raises(SourceError, match=r"train.tar/n01440764.tar: cut off"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_links_and_system_files_in_archives_are_excluded_with_their_reason(tmp_path):
@@ -213,12 +213,12 @@ def hub(root, rows, **options):
 def test_parquet_labels_that_contradict_the_names_are_an_error(tmp_path, second):
     hub(tmp_path, [(0, "n01440764_1_n01440764.JPEG", b"x"), (*second, b"y")])
     with pytest.raises(SourceError, match="labels and names must agree"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_other_parquet_sets_have_the_class_names_of_their_metadata(tmp_path):
     hub(tmp_path, [(2, "b.png", b"x"), (0, None, b"y"), (2, None, b"z")], names=["crane", "cat", "crane"])
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert train.classes == ("crane (0)", "cat", "crane (2)")
     assert train.table.column("label").to_pylist() == [2, 0, 2]
     assert [key.rpartition("-")[0] for key in train.table.column("key").to_pylist()] == [
@@ -250,7 +250,7 @@ _EVERY_DAMAGE = """
 import sys
 from pathlib import Path
 from alexstream.core.errors import SourceError
-from tests.sharding.sources.test_forms import listed
+from tests.support.source_layouts import list_splits
 
 path = Path(sys.argv[1]) / "data" / "train-00000-of-00002.parquet"
 whole = path.read_bytes()
@@ -260,7 +260,7 @@ for at in range(len(whole) // 2, len(whole)):
         continue
     path.write_bytes(whole[:at] + bytes([18]) + whole[at + 1 :])
     try:
-        listed(path.parent.parent)
+        list_splits(path.parent.parent)
     except SourceError:
         refused += 1
 print(refused)
@@ -284,7 +284,7 @@ def test_webdataset_labels_that_contradict_the_keys_are_an_error(tmp_path):
     tars(tmp_path, [("n01440764_1.jpg", b"x"), ("n01440764_1.cls", b"0"), ("n01440764_2.jpg", b"x")])
     tars(tmp_path, [("n01440764_3.jpg", b"x"), ("n01440764_3.cls", b"1")], "train-001.tar")
     with pytest.raises(SourceError, match="'n01440764_3' has label 1"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_webdataset_samples_without_image_or_label_are_excluded(tmp_path):
@@ -296,7 +296,7 @@ def test_webdataset_samples_without_image_or_label_are_excluded(tmp_path):
             ("c.cls", b"1"),
         ],
     )  # fmt: skip
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert train.classes == ("0", "1", "2", "3")
     assert train.table.column("label").to_pylist() == [3]
     assert dict(train.excluded) == {
@@ -314,7 +314,7 @@ def test_given_classes_or_a_classes_json_name_the_label_numbers(tmp_path):
     found = read_split(detect_source(tmp_path, classes=["cat", "dog"]).splits["train"])
     assert [e.wnid for e in found.entries] == ["dog"]
     mini.write(tmp_path / "classes.json", b'[{"index": 1, "wnid": "owl"}, {"index": 0, "wnid": "elk"}]')
-    assert listed(tmp_path)["train"].classes == ("elk", "owl")
+    assert list_splits(tmp_path)["train"].classes == ("elk", "owl")
 
 
 def test_a_label_beyond_the_classes_is_an_error(tmp_path):
@@ -326,7 +326,7 @@ def test_a_label_beyond_the_classes_is_an_error(tmp_path):
 def test_equal_keys_in_two_shards_stay_two_samples(tmp_path):
     for shard in ("train-000.tar", "train-001.tar"):
         tars(tmp_path, [("0001.jpg", shard.encode()), ("0001.cls", b"0")], shard)
-    assert len(content(tmp_path)["train"]) == 2
+    assert len(hash_content(tmp_path)["train"]) == 2
 
 
 def test_webdataset_beside_archives_is_not_chosen_between(tmp_path):
@@ -362,7 +362,7 @@ def test_an_archive_and_a_folder_make_a_source_of_two_splits(tmp_path):
     mini.write_flat_val(tmp_path / "a")
     (tmp_path / "a" / "val").rename(tmp_path / "away")
     mini.write_val_tar(tmp_path / "a")
-    assert content(tmp_path / "a") == expected()
+    assert hash_content(tmp_path / "a") == expected_content()
     assert detect_source(tmp_path / "a").description.endswith("and train/")
 
 
@@ -386,14 +386,14 @@ def test_a_devkit_as_plain_tar_serves_and_is_accounted_for(tmp_path):
     mini.write_archives(tmp_path)
     (tmp_path / "ILSVRC2012_devkit_t12.tar.gz").unlink()
     mini.write(tmp_path / "devkit.tar", mini.tar_bytes(list(mini.devkit_files().items())))
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
     assert excluded(tmp_path) == {"devkit.tar": "development kit, no images"}
 
 
 def test_a_stray_tar_beside_class_folders_is_excluded(tmp_path):
     mini.write_folder(tmp_path)
     mini.write(tmp_path / "train.backup.tar", mini.tar_bytes([("notes.txt", b"x")]))
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
     assert excluded(tmp_path) == {"train.backup.tar": "not inside a class folder"}
 
 
@@ -407,14 +407,14 @@ def test_a_source_in_an_object_store_gives_the_same(tmp_path, form):
             target = store / file.relative_to(tmp_path).as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(file.read_bytes())
-    assert content(store) == expected()
+    assert hash_content(store) == expected_content()
 
 
 def test_images_whose_names_tell_their_class_need_no_devkit(tmp_path):
     for split, name in (("train", "train_images_0.tar"), ("val", "val_images.tar")):
         members = [(p.name.replace(".JPEG", f"_{p.wnid}.JPEG"), p.data) for p in mini.pictures()[split]]
         mini.write(tmp_path / name, mini.tar_bytes(members))
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
 
 
 def test_parquet_labels_without_names_keep_their_numbers(tmp_path):
@@ -422,7 +422,7 @@ def test_parquet_labels_without_names_keep_their_numbers(tmp_path):
     hub(tmp_path, rows)
     table = pq.read_table(tmp_path / "train-00000-of-00001.parquet").replace_schema_metadata(None)
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
-    assert listed(tmp_path)["train"].table.column("label").to_pylist() == [5, 2]
+    assert list_splits(tmp_path)["train"].table.column("label").to_pylist() == [5, 2]
     found = read_split(detect_source(tmp_path, classes=list("abcdef")).splits["train"])
     assert [entry.wnid for entry in found.entries] == ["f", "c"]
 

@@ -9,19 +9,19 @@ import pytest
 
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.detect import detect_source
-from tests.sharding import miniature as mini
-from tests.sharding.sources.test_forms import content, expected, listed
+from tests.support import imagenet_miniature as mini
+from tests.support.source_layouts import expected_content, hash_content, list_splits
 
 DOGS = [f"n020{85620 + i}" for i in range(120)]
 
 
 def classes_of(src, split="train"):
-    found = listed(src)[split]
+    found = list_splits(src)[split]
     return [name for name, count in found.counts_by_class().items() if count]
 
 
 def excluded(src, split="train"):
-    return dict(listed(src)[split].excluded)
+    return dict(list_splits(src)[split].excluded)
 
 
 def tar_of_tars(wnids):
@@ -30,7 +30,7 @@ def tar_of_tars(wnids):
 
 def kept_all(src):
     """Every member of every archive is an image or excluded, none is both."""
-    return {split: (len(found), len(found.excluded)) for split, found in listed(src).items()}
+    return {split: (len(found), len(found.excluded)) for split, found in list_splits(src).items()}
 
 
 # --- training archives ----------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_two_tars_of_tars_without_the_official_name_are_not_chosen_between(tmp_p
 def test_tars_of_classes_side_by_side_are_one_split(tmp_path):
     for name, data in mini.inner_tars():
         mini.write(tmp_path / name, data)
-    assert content(tmp_path) == {"train": expected()["train"]}
+    assert hash_content(tmp_path) == {"train": expected_content()["train"]}
 
 
 # --- validation archives --------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_validation_images_in_class_folders_go_before_flat_ones(tmp_path, devkit
     mini.write(tmp_path / "val.tar", mini.tar_bytes(members))
     if devkit:
         mini.write_devkit(tmp_path, packed=True)
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
     assert "ILSVRC2012_img_val.tar" in {path.partition("/")[0] for path in excluded(tmp_path)}
     assert kept_all(tmp_path)["val"] == (6, 0)
 
@@ -145,7 +145,7 @@ def test_a_tar_of_another_split_s_folder_is_an_error(tmp_path, split):
     mini.write(tmp_path / f"{split}.tar", mini.tar_bytes(members))
     with pytest.raises(SourceError, match=rf"{split}\.tar.*{other}"):
         detect_source(tmp_path)
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_a_member_beside_the_class_folders_is_excluded(tmp_path):
@@ -160,10 +160,10 @@ def test_a_member_beside_the_class_folders_is_excluded(tmp_path):
 def test_each_image_is_read_where_it_lies(tmp_path):
     """Bytes through three levels: a tar in a tar in a folder; none is another one's."""
     mini.write_archives(tmp_path / "inner")
-    assert content(tmp_path / "inner") == expected()
+    assert hash_content(tmp_path / "inner") == expected_content()
     (tmp_path / "train").mkdir()
     (tmp_path / "inner" / "ILSVRC2012_img_train.tar").rename(tmp_path / "train" / "ILSVRC2012_img_train.tar")
-    assert content(tmp_path / "train") == {"train": expected()["train"]}
+    assert hash_content(tmp_path / "train") == {"train": expected_content()["train"]}
 
 
 def test_what_is_found_is_said_in_a_sentence(tmp_path):

@@ -10,7 +10,7 @@ from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.files import list_items
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import ValLabels, find_devkit
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 CLASSES = tuple(f"class{i}" for i in range(1, 7))  # line i of six is class i
 

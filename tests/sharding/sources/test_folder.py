@@ -5,7 +5,7 @@ import pytest
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.labels.class_list import load_classes
-from tests.sharding.sources.test_forms import listed
+from tests.support.source_layouts import list_splits
 
 
 def make(root, *paths):
@@ -16,7 +16,7 @@ def make(root, *paths):
 
 
 def only(root):
-    (lst,) = listed(root).values()
+    (lst,) = list_splits(root).values()
     return lst
 
 
@@ -73,7 +73,7 @@ def test_missing_empty_and_file_sources_are_errors(tmp_path):
 @pytest.mark.parametrize("name", ["val", "validation", "valid"])
 def test_a_source_with_train_and_val_is_two_splits(tmp_path, name):
     make(tmp_path, "train/a/x.jpg", f"{name}/a/y.jpg", ".cache/z")
-    lists = listed(tmp_path)
+    lists = list_splits(tmp_path)
     assert {split: paths(lst) for split, lst in lists.items()} == {
         "train": ["train/a/x.jpg"],
         "val": [f"{name}/a/y.jpg"],

@@ -9,7 +9,7 @@ import pytest
 
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.detect import detect_source
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 LMDB = bytes(16) + struct.pack("<II", 0xBEEFC0DE, 1) + bytes(100)
 

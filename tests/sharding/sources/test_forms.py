@@ -1,6 +1,5 @@
 """One image set in every form: equal keys, labels and bytes, read where they lie."""
 
-import hashlib
 import io
 import os
 import pickle
@@ -13,76 +12,45 @@ from alexstream.core.errors import BadImageError, SourceError
 from alexstream.sharding import listing
 from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.reader import FileStamp, Reader
-from tests.sharding import miniature as mini
-from tests.source_splits import read_split
-
-
-def listed(src):
-    """All splits as listings, val labelled by the classes of train."""
-    out, classes = {}, None
-    for split, find in detect_source(src).splits.items():
-        out[split] = listing.build_listing(find, classes, where=str(src))
-        classes = classes or out[split].classes
-    return out
-
-
-def content(src):
-    reader = Reader(src)
-    return {
-        split: {
-            image.key: (
-                image.label,
-                hashlib.sha256(reader.read(image.container, image.offset, image.size).data).hexdigest(),
-            )
-            for image in listing.iter_images(lst.table, lst.classes)
-        }
-        for split, lst in listed(src).items()
-    }
-
-
-def expected():
-    return {
-        split: {
-            p.name.removesuffix(".JPEG"): (mini.WNIDS.index(p.wnid), hashlib.sha256(p.data).hexdigest()) for p in images
-        }
-        for split, images in mini.pictures().items()
-    }
+from tests.support import imagenet_miniature as mini
+from tests.support.source_layouts import expected_content, hash_content, list_splits
+from tests.support.source_splits import read_split
 
 
 @pytest.mark.parametrize("form", mini.FORMS)
 def test_every_form_gives_the_same_keys_labels_and_bytes(tmp_path, form):
     mini.FORMS[form](tmp_path)
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
 
 
 @pytest.mark.parametrize("inner", ["", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
 def test_kaggle_may_be_given_at_any_of_its_folders(tmp_path, inner):
     mini.write_kaggle(tmp_path)
-    assert content(tmp_path / inner) == expected()
+    assert hash_content(tmp_path / inner) == expected_content()
 
 
 def test_a_devkit_still_packed_labels_a_flat_val_folder(tmp_path):
     mini.write_flat_val(tmp_path, packed=True)
-    assert content(tmp_path) == expected()
+    assert hash_content(tmp_path) == expected_content()
 
 
 def test_a_folder_of_flat_val_images_finds_the_devkit_beside_it(tmp_path):
     mini.write_flat_val(tmp_path)
-    assert content(tmp_path / "val") == {"val": expected()["val"]}
+    assert hash_content(tmp_path / "val") == {"val": expected_content()["val"]}
 
 
 @pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"])
 def test_one_archive_is_a_source_of_one_split(tmp_path, name):
     mini.write_archives(tmp_path)
     split = "train" if "train" in name else "val"
-    assert content(tmp_path / name) == {split: expected()[split]}
+    assert hash_content(tmp_path / name) == {split: expected_content()[split]}
 
 
 def test_one_parquet_file_and_one_webdataset_tar_are_sources(tmp_path):
     mini.write_parquet(tmp_path / "p")
     mini.write_webdataset(tmp_path / "w")
-    assert len(content(tmp_path / "p/data/train-00000-of-00002.parquet")["train"]) == 4
-    assert len(content(tmp_path / "w/imagenet1k-train-0000.tar")["train"]) == 4
+    assert len(hash_content(tmp_path / "p/data/train-00000-of-00002.parquet")["train"]) == 4
+    assert len(hash_content(tmp_path / "w/imagenet1k-train-0000.tar")["train"]) == 4
 
 
 def test_splits_come_in_the_order_train_val(tmp_path):
@@ -99,7 +67,7 @@ def test_the_sentence_names_the_archives(tmp_path):
 
 def test_names_and_ids_come_from_the_devkit_without_the_nodes_above_the_classes(tmp_path):
     mini.write_archives(tmp_path)
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert train.ilsvrc2012_ids == mini.IDS
     assert train.class_names == mini.WORDS
 
@@ -107,14 +75,14 @@ def test_names_and_ids_come_from_the_devkit_without_the_nodes_above_the_classes(
 @pytest.mark.parametrize("form", ["kaggle", "parquet"])
 def test_names_come_with_kaggle_and_with_the_hub(tmp_path, form):
     mini.FORMS[form](tmp_path)
-    assert listed(tmp_path)["train"].class_names == mini.WORDS
+    assert list_splits(tmp_path)["train"].class_names == mini.WORDS
 
 
 @pytest.mark.parametrize("form", mini.FORMS)
 def test_every_file_of_the_source_is_an_image_its_container_or_excluded(tmp_path, form):
     mini.FORMS[form](tmp_path)
     accounted = set()
-    for lst in listed(tmp_path).values():
+    for lst in list_splits(tmp_path).values():
         accounted |= {image.container for image in listing.iter_images(lst.table, lst.classes)}
         excluded = [PurePosixPath(path) for path, _ in lst.excluded]
         accounted |= {str(place) for path in excluded for place in (path, *path.parents) if place.suffix == ".parquet"}
@@ -133,7 +101,7 @@ def test_paths_tell_people_where_an_image_lies(tmp_path):
 
 
 def test_a_finished_data_set_can_be_sharded_again(sample_shards):
-    lists = listed(sample_shards)
+    lists = list_splits(sample_shards)
     assert {split: len(lst) for split, lst in lists.items()} == {
         split: len([f for f in (sample_shards / split).glob("*.tar") for _ in keys_of(f)]) for split in lists
     }

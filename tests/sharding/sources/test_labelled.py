@@ -8,8 +8,8 @@ from alexstream.core.errors import SourceError
 from alexstream.sharding import listing
 from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.labels.label_table import parse_label_options
-from tests.sharding import miniature as mini
-from tests.source_splits import read_split
+from tests.support import imagenet_miniature as mini
+from tests.support.source_splits import read_split
 
 LABELS = {"00000": "pug", "00001": "red fox", "00002": "pug", "00003": "owl", "00004": "red fox"}
 

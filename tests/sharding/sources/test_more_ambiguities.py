@@ -8,7 +8,7 @@ import pytest
 
 from alexstream.core.errors import SourceError
 from alexstream.sharding.split_plans import ShardRequest, plan_splits
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 
 def make(root, *paths):

@@ -7,8 +7,8 @@ from alexstream.sharding.overview import format_left_out
 from alexstream.sharding.pack import shard
 from alexstream.sharding.sources.reader import Reader
 from alexstream.sharding.split_plans import ShardRequest, plan_splits
-from tests.sharding import miniature as mini
-from tests.sharding.sources.test_structure import LAST, TAR, make, read
+from tests.support import imagenet_miniature as mini
+from tests.support.source_layouts import LAST, TAR, make_files, read_classes
 
 
 def tar_of(tree):
@@ -71,7 +71,7 @@ def test_tars_in_a_tar_are_folders_of_their_name(tmp_path, name, in_a_folder):
         parts = [part.removesuffix(".tar") for part in path.split("/")]
         split = "train" if split_at is None else parts[split_at]
         expected.setdefault(split, {})[f"photos.tar/{path}"] = parts[class_at]
-    assert read(src.parent if in_a_folder else src) == expected
+    assert read_classes(src.parent if in_a_folder else src) == expected
 
 
 def test_the_bytes_of_an_image_in_two_tars_are_its_own(tmp_path):
@@ -130,11 +130,11 @@ def test_several_readings_of_tars_in_a_tar_are_one_line(tmp_path, name):
     paths, words, readings = ASKED[name]
     src = write(tmp_path / "photos.tar", *paths)
     with pytest.raises(SourceError, match=words) as error:
-        read(src)
+        read_classes(src)
     assert "\n" not in str(error.value)
     for level, classes in readings.items():
         expected = {f"photos.tar/{path}": wnid for path, wnid in zip(paths, classes, strict=True) if wnid}
-        assert read(src, classes_at=level) == {"train": expected}
+        assert read_classes(src, classes_at=level) == {"train": expected}
 
 
 @pytest.mark.parametrize("beside", ["ant", "train"])
@@ -143,7 +143,7 @@ def test_a_tar_beside_the_folder_of_its_name_is_not_chosen_between(tmp_path, bes
     with pytest.raises(
         SourceError, match=rf"holds {beside}\.tar and, beside it, a folder {beside}/.*unpack it"
     ) as error:
-        read(src)
+        read_classes(src)
     assert "\n" not in str(error.value)
 
 
@@ -153,24 +153,24 @@ def test_webdataset_tars_in_a_tar_are_no_classes(tmp_path):
     with pytest.raises(
         SourceError, match=r"holds WebDataset tars \(train-0\.tar; 2 such\).*unpack it .*--src"
     ) as error:
-        read(tmp_path / "all.tar")
+        read_classes(tmp_path / "all.tar")
     assert "\n" not in str(error.value)
-    assert {*read(tmp_path / "all.tar", classes_at=1)["train"].values()} == {"train-0", "train-1"}
+    assert {*read_classes(tmp_path / "all.tar", classes_at=1)["train"].values()} == {"train-0", "train-1"}
 
 
 @pytest.mark.parametrize("data", [b"", b"not a tar at all", b"\x1f\x8b" + bytes(2000)])
 def test_what_is_called_tar_in_a_tar_and_is_none_is_named(tmp_path, data):
     mini.write(tmp_path / "all.tar", tar_of({"ant.tar": of_paths("1.jpg"), "bee.tar": data}))
     with pytest.raises(SourceError, match=r"all\.tar/bee\.tar: is not a tar .*unpack the tar around it"):
-        read(tmp_path / "all.tar")
+        read_classes(tmp_path / "all.tar")
 
 
 def test_a_tar_of_class_tars_named_for_validation_is_no_training_data(tmp_path):
     wnids = ["n01440764.tar/n01440764_1.JPEG", "n01443537.tar/n01443537_1.JPEG"]
     src = write(tmp_path / "set/val.tar", *wnids).parent
-    assert read(src) == {"val": {f"val.tar/{path}": path[:9] for path in wnids}}
+    assert read_classes(src) == {"val": {f"val.tar/{path}": path[:9] for path in wnids}}
     write(src / "train.tar", *wnids)
-    assert {split: len(images) for split, images in read(src).items()} == {"train": 2, "val": 2}
+    assert {split: len(images) for split, images in read_classes(src).items()} == {"train": 2, "val": 2}
 
 
 def test_test_images_in_a_tar_of_a_tar_are_left_out_one_by_one(tmp_path):
@@ -191,10 +191,10 @@ def test_every_member_of_every_tar_in_a_tar_is_accounted_for(tmp_path):
 
 
 def test_a_folder_of_tars_of_tars_keeps_its_splits(tmp_path):
-    make(tmp_path / "set")
+    make_files(tmp_path / "set")
     for split in ("train", "val"):
         write(tmp_path / f"set/{split}.tar", "ant.tar/1.jpg", "bee.tar/2.jpg")
-    assert without_first(read(tmp_path / "set")) == {
+    assert without_first(read_classes(tmp_path / "set")) == {
         split: {"ant.tar/1.jpg": "ant", "bee.tar/2.jpg": "bee"} for split in ("train", "val")
     }
 
@@ -205,5 +205,5 @@ def test_every_level_may_be_chosen_in_a_tar_of_tars(tmp_path, names):
     src = write(tmp_path / "photos.tar", *paths)
     for level, place in ((1, 0), (2, 1), (LAST, 1)):
         expected = {f"photos.tar/{path}": path.split("/")[place].removesuffix(".tar") for path in paths}
-        assert read(src, classes_at=level) == {"train": expected}
-    assert set(read(src, classes_at=TAR)["train"].values()) == {"photos"}
+        assert read_classes(src, classes_at=level) == {"train": expected}
+    assert set(read_classes(src, classes_at=TAR)["train"].values()) == {"photos"}

@@ -8,9 +8,9 @@ import pytest
 
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.detect import detect_source
-from tests.sharding import miniature as mini
-from tests.sharding.sources.test_forms import listed
-from tests.source_splits import read_split
+from tests.support import imagenet_miniature as mini
+from tests.support.source_layouts import list_splits
+from tests.support.source_splits import read_split
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -176,7 +176,7 @@ TEXTS = ["dog", "cat", "dog", "Übung"]
 @pytest.mark.parametrize("column", ["label", "class", "category", "breed"])
 def test_labels_in_words_are_the_sorted_classes(tmp_path, kind, column):
     write(tmp_path / "train-0.parquet", pa.array(TEXTS).cast(kind), column=column)
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert train.classes == ("cat", "dog", "Übung")
     assert [train.classes[label] for label in train.table.column("label").to_pylist()] == TEXTS
 
@@ -192,17 +192,17 @@ def test_whole_numbers_of_any_type_are_labels(tmp_path, kind):
     numbers = [10, 2, 0, 9]
     values = pa.array(numbers).cast(kind) if not pa.types.is_dictionary(kind) else pa.array(numbers).dictionary_encode()
     write(tmp_path / "train-0.parquet", values)
-    assert listed(tmp_path)["train"].table.column("label").to_pylist() == numbers
+    assert list_splits(tmp_path)["train"].table.column("label").to_pylist() == numbers
 
 
 def test_numbers_in_text_are_in_the_order_of_numbers(tmp_path):
     write(tmp_path / "train-0.parquet", ["10", "9", "0"])
-    assert listed(tmp_path)["train"].classes == ("0", "9", "10")
+    assert list_splits(tmp_path)["train"].classes == ("0", "9", "10")
 
 
 def test_words_in_the_metadata_name_the_numbers(tmp_path):
     write(tmp_path / "train-0.parquet", [1, 0], names=["zebra", "ape"])
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert (train.classes, train.table.column("label").to_pylist()) == (("zebra", "ape"), [1, 0])
 
 
@@ -220,7 +220,7 @@ def test_labels_that_are_no_one_class_are_refused_and_the_type_is_named(tmp_path
 def test_a_fraction_is_no_label(tmp_path):
     write(tmp_path / "train-0.parquet", [0.0, 2.5])
     with pytest.raises(SourceError, match=r"'label' holds 2.5, expected whole numbers"):
-        listed(tmp_path)
+        list_splits(tmp_path)
 
 
 def test_two_columns_that_may_be_labels_are_not_chosen_between(tmp_path):
@@ -232,7 +232,7 @@ def test_two_columns_that_may_be_labels_are_not_chosen_between(tmp_path):
 @pytest.mark.parametrize("none", [None, -1])
 def test_rows_without_a_label_are_left_out_and_counted(tmp_path, none):
     write(tmp_path / "train-0.parquet", pa.array([0, none, 1, none], pa.int64()))
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert (len(train), len(train.excluded)) == (2, 2)
     assert {why for _, why in train.excluded} == {"no label"}
 
@@ -263,7 +263,7 @@ def test_a_webdataset_tar_of_no_known_split_is_an_error(tmp_path):
 
 def test_labels_that_look_alike_are_two_classes_and_named(tmp_path):
     write(tmp_path / "train.parquet", ["cat", "cat ", "dog"])
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert train.classes == ("cat", "cat ", "dog")
     assert any("kept apart: 'cat', 'cat '; if" in notice for notice in train.notices)
 
@@ -273,7 +273,7 @@ def test_test_images_without_labels_count_one_by_one(tmp_path, labels):
     write(tmp_path / "train.parquet", [0, 1])
     for part in (0, 1):
         write(tmp_path / f"test-{part:05}-of-00002.parquet", pa.array(labels, pa.int64()))
-    train = listed(tmp_path)["train"]
+    train = list_splits(tmp_path)["train"]
     assert [path for path, _ in train.excluded] == [
         f"test-{part:05}-of-00002.parquet/{row}" for part in (0, 1) for row in range(3)
     ]

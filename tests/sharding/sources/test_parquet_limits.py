@@ -13,10 +13,10 @@ from alexstream.core.parquet_pages import ColumnChunk, RowGroup, walk_pages
 from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.parquet_file import SourceParquet, _check_page
 from alexstream.sharding.sources.reader import Reader
-from tests.faults.hostile import within
-from tests.sharding import miniature as mini
-from tests.sharding.sources.test_forms import listed
-from tests.source_splits import read_split
+from tests.support import imagenet_miniature as mini
+from tests.support.processes import within
+from tests.support.source_layouts import list_splits
+from tests.support.source_splits import read_split
 
 MIB = 1 << 20
 NAME = "train-00000-of-00001.parquet"
@@ -179,7 +179,7 @@ def test_metadata_larger_than_any_data_sets_are_refused_and_those_of_many_classe
     names = [f"n{i:08} a name of some length, and another" for i in range(22_000)]
     features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
     write(tmp_path, table().replace_schema_metadata({"huggingface": json.dumps(features)}))
-    assert listed(tmp_path)["train"].classes[:2] == tuple(names[:2])
+    assert list_splits(tmp_path)["train"].classes[:2] == tuple(names[:2])
     write(tmp_path, table().replace_schema_metadata({"huggingface": "x" * (20 * MIB)}))
     refused(tmp_path, "its metadata have [0-9,]+ bytes, expected 33,554,432 at most")
 
@@ -219,7 +219,7 @@ def test_files_of_every_writer_are_read_as_before(tmp_path, options):
     content = table(50, label=pa.array(["a", "b"] * 25).dictionary_encode(), boxes=deep(2, 50))
     write(tmp_path, content, **options)
     assert convert(tmp_path) == [mini.jpeg(i) for i in range(50)]
-    assert listed(tmp_path)["train"].classes == ("a", "b")
+    assert list_splits(tmp_path)["train"].classes == ("a", "b")
 
 
 def test_images_of_many_megabytes_are_read_in_one_page(tmp_path):

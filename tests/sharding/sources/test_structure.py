@@ -15,33 +15,8 @@ from alexstream.sharding.overview import format_left_out
 from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.labels.label_table import parse_label_options
 from alexstream.sharding.split_plans import ShardRequest, plan_splits
-from tests.sharding import miniature as mini
-
-LAST, TAR = -1, 0
-
-
-def make(root, *paths):
-    """Write an empty file at each path; a path that ends with a slash is a folder."""
-    for path in paths:
-        if path.endswith("/"):
-            (root / path).mkdir(parents=True, exist_ok=True)
-        else:
-            mini.write(root / path, path.encode())
-    return root
-
-
-def pack(target, *paths):
-    mini.write(target, mini.tar_bytes([(path, path.encode()) for path in paths if not path.endswith("/")]))
-    return target
-
-
-def read(src, **options):
-    """The class of every image, by split and by path below the source."""
-    request = ShardRequest(source=Path(src), folder=Path("/nowhere/out"), **options)
-    return {
-        plan.request.split: {i.path: i.wnid for i in listing.iter_images(plan.listing.table, plan.listing.classes)}
-        for plan in plan_splits(request)
-    }
+from tests.support import imagenet_miniature as mini
+from tests.support.source_layouts import LAST, TAR, make_files, pack_tar, read_classes
 
 
 def expected(paths, level, split="train"):
@@ -77,17 +52,17 @@ ONE_SPLIT = {
 @pytest.mark.parametrize("name", ONE_SPLIT)
 def test_class_folders_are_found_where_only_one_reading_is_possible(tmp_path, name):
     paths, level = ONE_SPLIT[name]
-    assert read(make(tmp_path / "photos", *paths)) == expected(paths, level)
+    assert read_classes(make_files(tmp_path / "photos", *paths)) == expected(paths, level)
 
 
 @pytest.mark.parametrize("start", ["", "./", "./x/y/"])
 @pytest.mark.parametrize("name", ONE_SPLIT)
 def test_the_same_holds_in_a_tar_however_deep_it_was_packed(tmp_path, name, start):
     paths, level = ONE_SPLIT[name]
-    tar = pack(tmp_path / "photos.tar", *(start + path for path in paths))
+    tar = pack_tar(tmp_path / "photos.tar", *(start + path for path in paths))
     truth = expected(paths, level)["train"]
     for src, prefix in ((tar, "photos.tar/"), (tmp_path, "photos.tar/")):
-        assert read(src) == {"train": {f"{prefix}{start}{path}": wnid for path, wnid in truth.items()}}
+        assert read_classes(src) == {"train": {f"{prefix}{start}{path}": wnid for path, wnid in truth.items()}}
 
 
 # {split: (folder, rest of the paths)}
@@ -123,9 +98,9 @@ def test_splits_are_known_by_their_words(tmp_path, name):
     by_split = split_paths(name)
     truth = {split: {path: path.split("/")[-2] for path in paths} for split, paths in by_split.items()}
     everything = [path for paths in by_split.values() for path in paths]
-    assert read(make(tmp_path / "photos", *everything, "photos.md")) == truth
-    tar = pack(tmp_path / "photos.tar", *everything, "readme.md")
-    assert read(tar) == {s: {f"photos.tar/{p}": w for p, w in images.items()} for s, images in truth.items()}
+    assert read_classes(make_files(tmp_path / "photos", *everything, "photos.md")) == truth
+    tar = pack_tar(tmp_path / "photos.tar", *everything, "readme.md")
+    assert read_classes(tar) == {s: {f"photos.tar/{p}": w for p, w in images.items()} for s, images in truth.items()}
 
 
 # layout, words of the error; the options that it names
@@ -188,23 +163,23 @@ ASKED = {
 @pytest.mark.parametrize("name", ASKED)
 def test_more_than_one_reading_is_one_line_with_the_options(tmp_path, name, packed):
     paths, words, readings = ASKED[name]
-    src = pack(tmp_path / "photos.tar", *paths) if packed else make(tmp_path / "photos", *paths)
+    src = pack_tar(tmp_path / "photos.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
     with pytest.raises(SourceError, match=words) as error:
-        read(src)
+        read_classes(src)
     assert "\n" not in str(error.value)
     for option, classes in readings.items():
         level = LAST if option == "last" else int(option)
         if option != "last":
             assert f"--classes-at {option} for " in str(error.value)
-        chosen = read(src, classes_at=level)
+        chosen = read_classes(src, classes_at=level)
         assert set(classes) <= set(chosen["train"].values())
         assert all(wnid in path.split("/")[:-1] for images in chosen.values() for path, wnid in images.items())
 
 
 def test_no_image_of_a_chosen_level_is_lost(tmp_path):
     paths = ["a/x/1.jpg", "a/y/2.jpg", "b/x/3.jpg", "a/4.jpg", "5.jpg", "b/x/deep/6.jpg"]
-    make(tmp_path / "photos", *paths)
-    at = {level: read(tmp_path / "photos", classes_at=level)["train"] for level in (1, 2, LAST)}
+    make_files(tmp_path / "photos", *paths)
+    at = {level: read_classes(tmp_path / "photos", classes_at=level)["train"] for level in (1, 2, LAST)}
     assert at[1] == {p: p[0] for p in paths if "/" in p}
     assert at[2] == {"a/x/1.jpg": "x", "a/y/2.jpg": "y", "b/x/3.jpg": "x", "b/x/deep/6.jpg": "x"}
     assert at[LAST] == {
@@ -217,52 +192,52 @@ def test_no_image_of_a_chosen_level_is_lost(tmp_path):
 
 
 def test_a_table_of_images_that_lie_in_folders_of_other_names_is_asked_about(tmp_path):
-    make(tmp_path / "ham", "week_1/ISIC_1.jpg", "week_2/ISIC_2.jpg")
+    make_files(tmp_path / "ham", "week_1/ISIC_1.jpg", "week_2/ISIC_2.jpg")
     mini.write(tmp_path / "ham/meta.csv", b"lesion,image,shade\nH1,ISIC_1,mel\nH2,ISIC_2,nv\n")
     with pytest.raises(SourceError, match=r"meta\.csv names images without the folders .*week_2\).*--labels \S*meta"):
-        read(tmp_path / "ham")
-    assert set(read(tmp_path / "ham", classes_at=1)["train"].values()) == {"week_1", "week_2"}
-    make(tmp_path / "set", "photos/cat/ISIC_1.jpg", "photos/dog/ISIC_2.jpg")
+        read_classes(tmp_path / "ham")
+    assert set(read_classes(tmp_path / "ham", classes_at=1)["train"].values()) == {"week_1", "week_2"}
+    make_files(tmp_path / "set", "photos/cat/ISIC_1.jpg", "photos/dog/ISIC_2.jpg")
     for table in (b"image,class\nISIC_1,cat\nISIC_2,dog\n", b"image\ncat/ISIC_1.jpg\n", b"label,name\n0,Katze\n"):
         mini.write(tmp_path / "set/photos/table.csv", table)
-        assert set(read(tmp_path / "set")["train"].values()) == {"cat", "dog"}
+        assert set(read_classes(tmp_path / "set")["train"].values()) == {"cat", "dog"}
 
 
 @pytest.mark.parametrize("inner", ["train/Test", "train/x/dev", "Training/eval_images"])
 def test_a_folder_of_another_split_inside_a_split_is_refused(tmp_path, inner):
-    make(tmp_path / "photos", f"{inner}/cat/1.jpg", f"{inner}/dog/1.jpg", "val/cat/1.jpg")
+    make_files(tmp_path / "photos", f"{inner}/cat/1.jpg", f"{inner}/dog/1.jpg", "val/cat/1.jpg")
     with pytest.raises(SourceError, match="and not train; move it"):
-        read(tmp_path / "photos")
+        read_classes(tmp_path / "photos")
 
 
 def test_a_folder_beside_an_empty_class_is_not_stepped_into(tmp_path):
-    make(tmp_path / "photos", "cat/2019/1.jpg", "cat/2020/2.jpg", "dog/")
+    make_files(tmp_path / "photos", "cat/2019/1.jpg", "cat/2020/2.jpg", "dog/")
     with pytest.raises(SourceError, match=r"--classes-at 2 for 2 classes \(2019, 2020\)"):
-        read(tmp_path / "photos")
+        read_classes(tmp_path / "photos")
 
 
 def test_known_class_names_tell_the_level(tmp_path):
-    make(tmp_path / "photos", "site1/cat/1.jpg", "site2/dog/1.jpg", "site2/cat/1.jpg")
-    assert set(read(tmp_path / "photos", classes=("cat", "dog", "elk"))["train"].values()) == {"cat", "dog"}
-    assert set(read(tmp_path / "photos", classes=("site2", "site1"))["train"].values()) == {"site1", "site2"}
+    make_files(tmp_path / "photos", "site1/cat/1.jpg", "site2/dog/1.jpg", "site2/cat/1.jpg")
+    assert set(read_classes(tmp_path / "photos", classes=("cat", "dog", "elk"))["train"].values()) == {"cat", "dog"}
+    assert set(read_classes(tmp_path / "photos", classes=("site2", "site1"))["train"].values()) == {"site1", "site2"}
 
 
 def test_a_validation_split_may_have_one_class_and_another_depth(tmp_path):
-    make(tmp_path / "photos", "train/cat/1.jpg", "train/dog/1.jpg", "val/images/cat/1.jpg")
-    assert read(tmp_path / "photos")["val"] == {"val/images/cat/1.jpg": "cat"}
+    make_files(tmp_path / "photos", "train/cat/1.jpg", "train/dog/1.jpg", "val/images/cat/1.jpg")
+    assert read_classes(tmp_path / "photos")["val"] == {"val/images/cat/1.jpg": "cat"}
 
 
 def test_flat_test_images_are_left_out_and_flat_validation_images_want_labels(tmp_path):
-    make(tmp_path / "a", "train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg", "test/2.jpg")
-    assert list(read(tmp_path / "a")) == ["train"]
-    make(tmp_path / "b", "train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg")
+    make_files(tmp_path / "a", "train/cat/1.jpg", "train/dog/1.jpg", "test/1.jpg", "test/2.jpg")
+    assert list(read_classes(tmp_path / "a")) == ["train"]
+    make_files(tmp_path / "b", "train/cat/1.jpg", "train/dog/1.jpg", "val/1.jpg")
     with pytest.raises(SourceError, match="val has images and no class folders"):
-        read(tmp_path / "b")
-    assert list(read(tmp_path / "b", split="train")) == ["train"]
+        read_classes(tmp_path / "b")
+    assert list(read_classes(tmp_path / "b", split="train")) == ["train"]
 
 
 def test_the_split_of_a_single_folder_can_be_given(tmp_path):
-    make(tmp_path / "photos", "n01440764/n01440764_1.JPEG", "n01443537/n01443537_2.JPEG")
+    make_files(tmp_path / "photos", "n01440764/n01440764_1.JPEG", "n01443537/n01443537_2.JPEG")
     (plan,) = plan_splits(ShardRequest(source=tmp_path / "photos", folder=tmp_path / "out", split="val"))
     assert plan.request.split == "val"
     assert all(notice.startswith("val: ") for notice in plan.listing.notices)
@@ -270,24 +245,24 @@ def test_the_split_of_a_single_folder_can_be_given(tmp_path):
 
 @pytest.mark.parametrize("name", ["val", "Validation", "val_images", "dev"])
 def test_a_folder_named_for_its_split_is_that_split(tmp_path, name):
-    assert list(read(make(tmp_path / name, "cat/1.jpg", "dog/1.jpg"))) == ["val"]
+    assert list(read_classes(make_files(tmp_path / name, "cat/1.jpg", "dog/1.jpg"))) == ["val"]
 
 
 @pytest.mark.parametrize("name", ["dogs_val", "birds-test", "imagenetv2-top-images-format-val", "cats.dev"])
 def test_a_name_that_only_speaks_of_a_split_is_asked_about(tmp_path, name):
-    make(tmp_path / name, "cat/1.jpg", "dog/1.jpg")
-    make(tmp_path / "wrapped", f"{name}/cat/1.jpg", f"{name}/dog/1.jpg")
-    tar = pack(tmp_path / "p.tar", f"{name}/cat/1.jpg", f"{name}/dog/1.jpg")
+    make_files(tmp_path / name, "cat/1.jpg", "dog/1.jpg")
+    make_files(tmp_path / "wrapped", f"{name}/cat/1.jpg", f"{name}/dog/1.jpg")
+    tar = pack_tar(tmp_path / "p.tar", f"{name}/cat/1.jpg", f"{name}/dog/1.jpg")
     for src in (tmp_path / name, tmp_path / "wrapped", tar):
         with pytest.raises(SourceError, match=r"choose: --split \w+, or --split train"):
-            read(src)
-        assert list(read(src, split="test")) == ["test"]
-        assert list(read(src, split="train")) == ["train"]
+            read_classes(src)
+        assert list(read_classes(src, split="test")) == ["test"]
+        assert list(read_classes(src, split="train")) == ["train"]
 
 
 @pytest.mark.parametrize("name", ["bullet_train", "test_tubes", "photos of tests", "devices", "valley"])
 def test_other_names_of_a_source_say_nothing(tmp_path, name):
-    assert list(read(make(tmp_path / name, "cat/1.jpg", "dog/1.jpg"))) == ["train"]
+    assert list(read_classes(make_files(tmp_path / name, "cat/1.jpg", "dog/1.jpg"))) == ["train"]
 
 
 @pytest.mark.parametrize("kaggle", [True, False])
@@ -296,62 +271,70 @@ def test_wrapped_imagenet_finds_the_labels_of_its_flat_validation_images(tmp_pat
     if not kaggle:
         (tmp_path / "w/imagenet/train").rename(tmp_path / "w/imagenet/Train")
     images = {split: {p.name: p.wnid for p in of} for split, of in mini.pictures().items()}
-    assert {split: {Path(p).name: w for p, w in of.items()} for split, of in read(tmp_path / "w").items()} == images
+    assert {
+        split: {Path(p).name: w for p, w in of.items()} for split, of in read_classes(tmp_path / "w").items()
+    } == images
 
 
 def test_flat_test_images_may_lie_a_folder_deeper(tmp_path):
-    make(tmp_path / "asl", "asl_train/asl_train/A/1.jpg", "asl_train/asl_train/B/1.jpg", "asl_test/asl_test/A.jpg")
-    assert list(read(tmp_path / "asl")) == ["train"]
-    make(tmp_path / "tiny", "train/n01440764/images/1.JPEG", "train/n01443537/images/1.JPEG", "test/images/1.JPEG")
-    assert list(read(tmp_path / "tiny")) == ["train"]
+    make_files(
+        tmp_path / "asl", "asl_train/asl_train/A/1.jpg", "asl_train/asl_train/B/1.jpg", "asl_test/asl_test/A.jpg"
+    )
+    assert list(read_classes(tmp_path / "asl")) == ["train"]
+    make_files(
+        tmp_path / "tiny", "train/n01440764/images/1.JPEG", "train/n01443537/images/1.JPEG", "test/images/1.JPEG"
+    )
+    assert list(read_classes(tmp_path / "tiny")) == ["train"]
 
 
 def test_tars_tell_their_split_by_their_names_or_none_does(tmp_path):
-    pack(tmp_path / "a/Train.tar", "x/cat/1.jpg", "x/dog/1.jpg")
-    pack(tmp_path / "a/testing.tar", "y/cat/1.jpg", "y/dog/1.jpg")
-    assert read(tmp_path / "a") == {
+    pack_tar(tmp_path / "a/Train.tar", "x/cat/1.jpg", "x/dog/1.jpg")
+    pack_tar(tmp_path / "a/testing.tar", "y/cat/1.jpg", "y/dog/1.jpg")
+    assert read_classes(tmp_path / "a") == {
         "train": {"Train.tar/x/cat/1.jpg": "cat", "Train.tar/x/dog/1.jpg": "dog"},
         "test": {"testing.tar/y/cat/1.jpg": "cat", "testing.tar/y/dog/1.jpg": "dog"},
     }
-    pack(tmp_path / "a/more.tar", "z/cat/1.jpg", "z/dog/1.jpg")
+    pack_tar(tmp_path / "a/more.tar", "z/cat/1.jpg", "z/dog/1.jpg")
     with pytest.raises(SourceError, match=r"more\.tar does not; rename it"):
-        read(tmp_path / "a")
+        read_classes(tmp_path / "a")
 
 
 def test_a_tar_whose_name_contradicts_its_folders_is_refused(tmp_path):
-    pack(tmp_path / "val.tar", "train/cat/1.jpg", "train/dog/1.jpg")
-    pack(tmp_path / "train.tar", "dogs_val/cat/1.jpg", "dogs_val/dog/1.jpg")
+    pack_tar(tmp_path / "val.tar", "train/cat/1.jpg", "train/dog/1.jpg")
+    pack_tar(tmp_path / "train.tar", "dogs_val/cat/1.jpg", "dogs_val/dog/1.jpg")
     for split in ("train", "val"):
         with pytest.raises(SourceError, match=f"its name implies the {split} split"):
-            read(tmp_path / f"{split}.tar")
+            read_classes(tmp_path / f"{split}.tar")
 
 
 def test_classes_in_tars_of_their_own(tmp_path):
     for name, members in {"10": ["1.jpg"], "9": ["1.jpg"], "cat": ["1.jpg", "a b/2.jpg"], "dog": ["1.jpg"]}.items():
-        pack(tmp_path / f"tars/{name}.tar", *members)
+        pack_tar(tmp_path / f"tars/{name}.tar", *members)
     with pytest.raises(SourceError, match=r"--classes-at 0 for 4 classes named by the tars \(10, 9, cat, dog\)"):
-        read(tmp_path / "tars")
+        read_classes(tmp_path / "tars")
     truth = {"10.tar/1.jpg": "10", "9.tar/1.jpg": "9", "cat.tar/1.jpg": "cat", "cat.tar/a b/2.jpg": "cat",
              "dog.tar/1.jpg": "dog"}  # fmt: skip
-    assert read(tmp_path / "tars", classes_at=TAR) == {"train": truth}
+    assert read_classes(tmp_path / "tars", classes_at=TAR) == {"train": truth}
     (tmp_path / "src").mkdir()
     (tmp_path / "tars").rename(tmp_path / "src/train")
     with pytest.raises(SourceError, match="--classes-at 0"):
-        read(tmp_path / "src")
-    assert read(tmp_path / "src", classes_at=TAR) == {"train": {f"train/{p}": w for p, w in truth.items()}}
+        read_classes(tmp_path / "src")
+    assert read_classes(tmp_path / "src", classes_at=TAR) == {"train": {f"train/{p}": w for p, w in truth.items()}}
 
 
 def test_tars_of_images_alone_may_be_named_for_their_class(tmp_path):
     for name in ("cat", "dog"):
-        pack(tmp_path / f"tars/{name}.tar", "1.jpg")
+        pack_tar(tmp_path / f"tars/{name}.tar", "1.jpg")
     with pytest.raises(SourceError, match=r"named for their class: --classes-at 0 for 2 classes \(cat, dog\)$"):
-        read(tmp_path / "tars")
-    assert read(tmp_path / "tars", classes_at=TAR) == {"train": {"cat.tar/1.jpg": "cat", "dog.tar/1.jpg": "dog"}}
+        read_classes(tmp_path / "tars")
+    assert read_classes(tmp_path / "tars", classes_at=TAR) == {
+        "train": {"cat.tar/1.jpg": "cat", "dog.tar/1.jpg": "dog"}
+    }
 
 
 def test_left_out_tars_count_as_the_images_that_they_hold(tmp_path):
     mini.write_train_tar(tmp_path)
-    pack(tmp_path / "other.tar", "1.jpg", "2.jpg", "3.jpg")
+    pack_tar(tmp_path / "other.tar", "1.jpg", "2.jpg", "3.jpg")
     (plan,) = plan_splits(ShardRequest(source=tmp_path, folder=Path("/nowhere/out")))
     assert [path for path, _ in plan.listing.excluded] == ["other.tar/1.jpg", "other.tar/2.jpg", "other.tar/3.jpg"]
 
@@ -369,7 +352,7 @@ SYSTEM_NAMES = (
 def test_system_names_are_excluded_and_never_opened(tmp_path, name, where, packed):
     images = ["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg"]
     paths = [*images, where + name]
-    src = pack(tmp_path / "p.tar", *paths) if packed else make(tmp_path / "photos", *paths)
+    src = pack_tar(tmp_path / "p.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
     (train, _) = plan_splits(ShardRequest(source=src, folder=Path("/nowhere/out")))
     assert len(train.listing) == 2
     ((path, reason),) = train.listing.excluded
@@ -377,8 +360,8 @@ def test_system_names_are_excluded_and_never_opened(tmp_path, name, where, packe
 
 
 def test_a_damaged_data_set_in_a_system_folder_is_not_opened(tmp_path):
-    make(tmp_path / "photos", "cat/1.jpg", "dog/1.jpg", "#recycle/manifest.json", "@eaDir/manifest.json")
-    assert read(tmp_path / "photos")["train"] == {"cat/1.jpg": "cat", "dog/1.jpg": "dog"}
+    make_files(tmp_path / "photos", "cat/1.jpg", "dog/1.jpg", "#recycle/manifest.json", "@eaDir/manifest.json")
+    assert read_classes(tmp_path / "photos")["train"] == {"cat/1.jpg": "cat", "dog/1.jpg": "dog"}
 
 
 def link(path, target):
@@ -387,7 +370,7 @@ def link(path, target):
 
 
 def test_linked_folders_are_followed_and_loops_are_named(tmp_path):
-    make(tmp_path, "photos/cats/1.jpg", "photos/dogs/1.jpg", "disk/more/2.jpg", "disk/more/3.jpg")
+    make_files(tmp_path, "photos/cats/1.jpg", "photos/dogs/1.jpg", "disk/more/2.jpg", "disk/more/3.jpg")
     link(tmp_path / "photos/cats/external", "../../disk/more")
     link(tmp_path / "photos/dogs/up", "..")
     link(tmp_path / "photos/dogs/self", ".")
@@ -406,7 +389,7 @@ def test_linked_folders_are_followed_and_loops_are_named(tmp_path):
 
 
 def test_a_folder_linked_from_two_classes_is_said_and_one_linked_twice_in_a_class_comes_once(tmp_path):
-    make(tmp_path, "photos/cats/1.jpg", "photos/dogs/1.jpg", "disk/more/2.jpg")
+    make_files(tmp_path, "photos/cats/1.jpg", "photos/dogs/1.jpg", "disk/more/2.jpg")
     for path in ("cats/a", "cats/b", "dogs/c"):
         link(tmp_path / "photos" / path, "../../disk/more")
     link(tmp_path / "photos/lions", "../disk/more")
@@ -426,10 +409,10 @@ def test_a_folder_linked_from_two_classes_is_said_and_one_linked_twice_in_a_clas
 
 
 def test_links_that_lead_to_each_other_end(tmp_path):
-    make(tmp_path, "photos/a/x/1.jpg", "photos/b/y/1.jpg")
+    make_files(tmp_path, "photos/a/x/1.jpg", "photos/b/y/1.jpg")
     link(tmp_path / "photos/a/l", "../b")
     link(tmp_path / "photos/b/m", "../a")
-    got = read(tmp_path / "photos", classes_at=1)["train"]
+    got = read_classes(tmp_path / "photos", classes_at=1)["train"]
     real = {}
     for path, wnid in got.items():
         real.setdefault(wnid, []).append(os.path.realpath(tmp_path / "photos" / path))
@@ -438,24 +421,24 @@ def test_links_that_lead_to_each_other_end(tmp_path):
 
 def test_class_names_are_one_whatever_their_unicode_form(tmp_path):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
-    make(tmp_path / "two", f"train/{composed}/1.jpg", "train/tea/1.jpg", f"val/{decomposed}/1.jpg")
-    assert read(tmp_path / "two")["val"] == {f"val/{decomposed}/1.jpg": composed}
-    make(tmp_path / "one", f"{composed}/1.jpg", f"{decomposed}/2.jpg", "tea/1.jpg")
+    make_files(tmp_path / "two", f"train/{composed}/1.jpg", "train/tea/1.jpg", f"val/{decomposed}/1.jpg")
+    assert read_classes(tmp_path / "two")["val"] == {f"val/{decomposed}/1.jpg": composed}
+    make_files(tmp_path / "one", f"{composed}/1.jpg", f"{decomposed}/2.jpg", "tea/1.jpg")
     (plan,) = plan_splits(ShardRequest(source=tmp_path / "one", folder=tmp_path / "out"))
     assert len(plan.listing.classes) == 2 and sorted(plan.listing.table.column("label").to_pylist()) == [0, 0, 1]
     assert any("is spelled in 2 Unicode forms" in notice for notice in plan.listing.notices)
 
 
 def test_classes_of_all_splits_are_compared_before_the_first_plan(tmp_path):
-    make(tmp_path / "photos", "train/cat/1.jpg", "train/dog/1.jpg", "val/elk/1.jpg")
+    make_files(tmp_path / "photos", "train/cat/1.jpg", "train/dog/1.jpg", "val/elk/1.jpg")
     with pytest.raises(SourceError, match="'elk'"):
         next(plan_splits(ShardRequest(source=tmp_path / "photos", folder=tmp_path / "out")))
 
 
 def test_tars_in_a_deeper_folder_are_named(tmp_path):
-    pack(tmp_path / "src/x/a.tar", "flowers/daisy/1.jpg", "flowers/rose/1.jpg")
+    pack_tar(tmp_path / "src/x/a.tar", "flowers/daisy/1.jpg", "flowers/rose/1.jpg")
     with pytest.raises(SourceError, match=f"give --src {re.escape(str(tmp_path / 'src' / 'x'))}"):
-        read(tmp_path / "src")
+        read_classes(tmp_path / "src")
 
 
 def kaggle_members(start=""):
@@ -480,7 +463,7 @@ def test_kaggles_archive_has_the_splits_and_labels_of_its_tables(tmp_path, start
         mini.write(src / table, (tmp_path / "whole" / table).read_bytes())
     name = "imagenet_object_localization_patched2019.tar"
     mini.write(src / name, mini.tar_bytes(kaggle_members(start)))
-    found = read(src / name if alone else src)
+    found = read_classes(src / name if alone else src)
     images = mini.pictures()
     assert {split: {Path(p).name: w for p, w in of.items()} for split, of in found.items()} == {
         split: {p.name: p.wnid for p in of} for split, of in images.items()
@@ -488,8 +471,8 @@ def test_kaggles_archive_has_the_splits_and_labels_of_its_tables(tmp_path, start
     assert not any(path.endswith(".xml") for of in found.values() for path in of)
     (src / "LOC_val_solution.csv").unlink()
     with pytest.raises(SourceError, match=r"LOC_val_solution\.csv"):
-        read(src / name)
-    assert list(read(src / name, split="train")) == ["train"]
+        read_classes(src / name)
+    assert list(read_classes(src / name, split="train")) == ["train"]
 
 
 def test_kaggles_archive_still_compressed_says_what_to_do(tmp_path):
@@ -499,7 +482,7 @@ def test_kaggles_archive_still_compressed_says_what_to_do(tmp_path):
     mini.write(tmp_path / "LOC_synset_mapping.txt", b"n01440764 tench\n")
     for src in (tmp_path, tmp_path / name):
         with pytest.raises(SourceError, match=rf"{re.escape(name)}.* compressed"):
-            read(src)
+            read_classes(src)
 
 
 WORDS = st.sampled_from(["cat", "dog", "rose", "2019", "images", "train", "Test", "val", "site1", "n01440764", "x"])
@@ -511,7 +494,7 @@ def test_any_tree_is_read_by_its_own_names_or_refused_in_one_line(tmp_path_facto
     """Whatever the tree: a class is a folder above its images, a split word above them is their split, none is lost."""
     tmp_path = tmp_path_factory.mktemp("tree")
     paths = ["/".join((*folder, "1.jpg")) for folder in folders]
-    src = pack(tmp_path / "p.tar", *paths) if packed else make(tmp_path / "photos", *paths)
+    src = pack_tar(tmp_path / "p.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
     try:
         planned = list(plan_splits(ShardRequest(source=src, folder=Path("/nowhere/out"))))
     except SourceError as error:
@@ -541,7 +524,7 @@ def test_a_tar_of_tars_is_compared_with_the_training_archive_whatever_its_name(t
 
 
 def test_a_class_that_is_a_link_to_another_class_is_said(tmp_path):
-    make(tmp_path / "photos", "cat/1.jpg", "dog/2.jpg")
+    make_files(tmp_path / "photos", "cat/1.jpg", "dog/2.jpg")
     for name in ("axolotl", "zebra"):
         (tmp_path / "photos" / name).symlink_to("cat")
     (plan,) = plan_splits(ShardRequest(source=tmp_path / "photos", folder=tmp_path / "out"))
@@ -566,31 +549,31 @@ LOOK_ALIKE = {
 @pytest.mark.parametrize("names", LOOK_ALIKE.values(), ids=LOOK_ALIKE)
 def test_class_folders_that_look_alike_are_two_and_named(tmp_path, names, packed):
     paths = [f"{name}/1.jpg" for name in (*names, "dog")]
-    src = pack(tmp_path / "photos.tar", *paths) if packed else make(tmp_path / "photos", *paths)
-    assert set(read(src)["train"].values()) == {*names, "dog"}
+    src = pack_tar(tmp_path / "photos.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
+    assert set(read_classes(src)["train"].values()) == {*names, "dog"}
     (said,) = [notice for notice in notices_of(src)["train"] if "kept apart" in notice]
     assert ", ".join(map(repr, sorted(names))) in said and "dog" not in said
     assert not any("kept apart" in notice for notice in notices_of(src, classes=(*names, "dog"))["train"])
 
 
 def test_class_folders_that_differ_in_more_are_not_spoken_of(tmp_path):
-    make(tmp_path / "photos", "cat/1.jpg", "cats/1.jpg", "c at/1.jpg", "c\u00e2t/1.jpg", "cat-/1.jpg")
+    make_files(tmp_path / "photos", "cat/1.jpg", "cats/1.jpg", "c at/1.jpg", "c\u00e2t/1.jpg", "cat-/1.jpg")
     assert notices_of(tmp_path / "photos") == {"train": []}
 
 
 def test_a_split_that_is_a_link_to_another_is_named(tmp_path):
-    make(tmp_path / "photos", "train/cat/1.jpg", "train/dog/1.jpg")
+    make_files(tmp_path / "photos", "train/cat/1.jpg", "train/dog/1.jpg")
     (tmp_path / "photos/val").symlink_to("train")
-    assert {split: len(images) for split, images in read(tmp_path / "photos").items()} == {"train": 2, "val": 2}
+    assert {split: len(images) for split, images in read_classes(tmp_path / "photos").items()} == {"train": 2, "val": 2}
     said = "\n".join(notices_of(tmp_path / "photos")["train"])
     assert "train/ and val/ lead to the same folder: both splits have its images" in said
     (tmp_path / "photos/val").unlink()
-    make(tmp_path / "photos", "val/cat/1.jpg")
+    make_files(tmp_path / "photos", "val/cat/1.jpg")
     assert notices_of(tmp_path / "photos") == {"train": [], "val": []}
 
 
 def test_a_tar_that_is_a_link_to_that_of_another_split_is_named(tmp_path):
-    pack(tmp_path / "tars/train.tar", "cat/1.jpg", "dog/1.jpg")
+    pack_tar(tmp_path / "tars/train.tar", "cat/1.jpg", "dog/1.jpg")
     (tmp_path / "tars/val.tar").symlink_to("train.tar")
     assert "val.tar and train.tar are the same file: their images are the same" in notices_of(tmp_path / "tars")["val"]
 
@@ -598,20 +581,22 @@ def test_a_tar_that_is_a_link_to_that_of_another_split_is_named(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_splits_below_classes_are_kept_by_what_the_advice_says(tmp_path, packed):
     paths = ["cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg"]
-    src = pack(tmp_path / "photos.tar", *paths) if packed else make(tmp_path / "photos", *paths)
+    src = pack_tar(tmp_path / "photos.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
     with pytest.raises(SourceError, match=r"move cat/train to train/cat .*a table of file, class and split") as error:
-        read(src)
+        read_classes(src)
     assert "\n" not in str(error.value)
     rows = (f"{path},{path.split('/')[0]},{path.split('/')[1]}" for path in paths)
     mini.write(tmp_path / "table.csv", "\n".join(["file,class,split", *rows]).encode())
-    found = read(src, labels=parse_label_options(tmp_path / "table.csv", "", partial=False))
+    found = read_classes(src, labels=parse_label_options(tmp_path / "table.csv", "", partial=False))
     start = "photos.tar/" if packed else ""
     assert found == {
         "train": {f"{start}cat/train/1.jpg": "cat", f"{start}dog/train/3.jpg": "dog"},
         "val": {f"{start}cat/val/2.jpg": "cat", f"{start}dog/val/4.jpg": "dog"},
     }
-    make(tmp_path / "moved", *(f"{split}/{wnid}/{name}" for wnid, split, name in (path.split("/") for path in paths)))
-    assert {split: set(images.values()) for split, images in read(tmp_path / "moved").items()} == {
+    make_files(
+        tmp_path / "moved", *(f"{split}/{wnid}/{name}" for wnid, split, name in (path.split("/") for path in paths))
+    )
+    assert {split: set(images.values()) for split, images in read_classes(tmp_path / "moved").items()} == {
         "train": {"cat", "dog"}, "val": {"cat", "dog"}
     }  # fmt: skip
 
@@ -619,7 +604,7 @@ def test_splits_below_classes_are_kept_by_what_the_advice_says(tmp_path, packed)
 @pytest.mark.parametrize("packed", [False, True])
 def test_test_images_without_labels_count_one_by_one(tmp_path, packed):
     paths = ["train/cat/1.jpg", "train/dog/1.jpg", *(f"test/images/{i}.jpg" for i in range(5))]
-    src = pack(tmp_path / "photos.tar", *paths) if packed else make(tmp_path / "photos", *paths)
+    src = pack_tar(tmp_path / "photos.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
     (plan,) = plan_splits(ShardRequest(source=src, folder=Path("/nowhere/out")))
     start = "photos.tar/" if packed else ""
     assert [path for path, _ in plan.listing.excluded] == [start + path for path in paths[2:]]

@@ -11,7 +11,7 @@ import pytest
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.labels.label_table import parse_label_options
 from alexstream.sharding.split_plans import ShardRequest, plan_splits
-from tests.sharding import miniature as mini
+from tests.support import imagenet_miniature as mini
 
 FOUR = ("ant/a1.jpg", "ant/a2.jpg", "bee/b1.jpg", "bee/b2.jpg")
 

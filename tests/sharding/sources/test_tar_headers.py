@@ -7,7 +7,7 @@ import pytest
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.files import MemoryFile
 from alexstream.sharding.sources.tars.walk import walk_tar
-from tests.sharding.miniature import tar_bytes
+from tests.support.imagenet_miniature import tar_bytes
 
 
 def header(name, size=0, kind=b"0"):

@@ -18,8 +18,8 @@ from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.tars import tar_list
 from alexstream.sharding.sources.tars.tar_list import TarList, is_tar_list, open_source
 from alexstream.sharding.sources.types import ListingLog
-from tests.conftest import ROOT
-from tests.sharding import miniature as mini
+from tests.support import ROOT
+from tests.support import imagenet_miniature as mini
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset's open files
 

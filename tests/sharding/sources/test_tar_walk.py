@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.files import RangeFile
 from alexstream.sharding.sources.tars.walk import is_tar, walk_tar
-from tests.sharding.miniature import tar_bytes
+from tests.support.imagenet_miniature import tar_bytes
 
 
 def walked(path, **options):

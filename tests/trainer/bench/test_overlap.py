@@ -28,8 +28,7 @@ from alexstream.trainer.bench.overlap import (
 from alexstream.trainer.distributed.launch import Rank
 from alexstream.trainer.network.columns import Columns
 from alexstream.trainer.verdict import StepTimes, Verdict
-from tests import forks
-from tests.conftest import ROOT
+from tests.support import ROOT, forked_commands
 
 RANK = Rank(columns=Columns(), device=torch.device("cpu"))
 DECODE = StageTimes(read_s=0.1, decode_s=0.5, finish_s=0.2)
@@ -161,7 +160,7 @@ def measured(shards, *words, steps=4, rounds=3, **environment):
     command = ["bench", "overlap", "--data", shards, "--batch-size", "8", *words]
     command += ["--steps", steps, "--rounds", rounds, "--json", "--quiet"]
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    done = forks.run(command, environment, forked_ranks=True)
+    done = forked_commands.run(command, environment, forked_ranks=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["measured"]
 

@@ -11,7 +11,7 @@ from alexstream.pipeline.batch import Batch
 from alexstream.pipeline.errors import StreamError
 from alexstream.pipeline.stream import ShardedData
 from alexstream.trainer.bench.stream import IMAGE_MB, WARM_UP_BATCHES, measure_stream
-from tests.trainer.spoken import FACTS
+from tests.support.logit_images import FACTS
 
 CPU = torch.device("cpu")
 

@@ -43,7 +43,7 @@ class Stem:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # No threads of its own: a fork has only the one that forks.
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", **environment}
-        command = [sys.executable, "-m", "tests.forks", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.support.forked_commands", str(theirs.fileno())]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
         atexit.register(self.close)

@@ -1,8 +1,9 @@
 """A loader that streams on and on, opened and closed again and again, and says what it holds.
 
-``python tests/faults/endless.py DATA PAUSE_S``: a line of JSON every two seconds until it is ended: seconds, batches so
-far, MiB of memory that no file backs, open files, threads. Before it looks, it collects garbage and gives free memory
-back: DALI's pipelines hold each other until the collector comes, and the C library keeps what is free for later.
+``python tests/faults/stream_soak.py DATA PAUSE_S``: a line of JSON every two seconds until it is ended: seconds,
+batches so far, MiB of memory that no file backs, open files, threads. Before it looks, it collects garbage and gives
+free memory back: DALI's pipelines hold each other until the collector comes, and the C library keeps what is free for
+later.
 """
 
 import ctypes

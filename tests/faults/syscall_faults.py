@@ -1,4 +1,4 @@
-"""Faults at the border between a program and its files, made by ``edge.c``: what happens, at which call, of which."""
+"""Faults at the border between a program and its files, made by ``syscall_faults.c``: what happens at which call."""
 
 import atexit
 import os
@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).with_name("edge.c")
+SOURCE = Path(__file__).with_name("syscall_faults.c")
 CHANGES = "open,write,fsync,rename,unlink,mkdir"  # what makes a folder another one
 CALLS = CHANGES + ",look,read"
 
 
 @cache
-def library():
-    """``edge.c`` as a library that is loaded before a program."""
+def build_library():
+    """``syscall_faults.c`` as a library that is loaded before a program."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler here to make faults with")
-    folder = Path(tempfile.mkdtemp(prefix="edge-"))
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "edge.so", SOURCE, "-ldl"], check=True)
-    return folder / "edge.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "syscall_faults.so", SOURCE, "-ldl"], check=True)
+    return folder / "syscall_faults.so"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Call:
     second: str
 
 
-class Edge:
+class SyscallFault:
     """A fault: ``do`` at call number ``at`` of ``calls`` on paths under ``under``; every such call is logged.
 
     ``folders``: only calls on folders count.

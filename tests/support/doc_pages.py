@@ -2,7 +2,12 @@
 
 import re
 
-from tests.conftest import ROOT
+from tests.support import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# What a page tells the reader to type: (page, words after the program's name).
+COMMAND = re.compile(r"^\s*(?:python cli\.py|cli\.py|alexstream) (?=[a-z])(.+)$", re.MULTILINE)
+COMMANDS = [(page.name, line) for page in PAGES for line in COMMAND.findall(page.read_text())]
 
 
 def section(page, heading):
