@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-_PARAMETER = re.compile(r"`(\w+)`")
+_PARAMETER = re.compile(r"`([\w.]+)`")
 _names: dict[str, str] = {}  # of this process; ranks are given those of their launcher
 
 

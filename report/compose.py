@@ -49,9 +49,9 @@ def check_output_path(path: Path) -> None:
     """
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir():
-        raise OutputError(f"--out: received {str(path)!r}, expected a file in a folder that exists")
+        raise OutputError(f"`out`: received {str(path)!r}, expected a file in a folder that exists")
     if is_dataset(folder):
-        raise OutputError(f"--out: {folder} is a split, in which verify would report {path.name}; give another folder")
+        raise OutputError(f"`out`: {folder} is a split, in which verify would report {path.name}; give another folder")
     check_target(path)
 
 

@@ -62,7 +62,7 @@ def build_refused_table(
         return [table]
     return [
         table,
-        Note(text="The source is not beside the data set, so these files are not shown; give it with --src."),
+        Note(text="The source is not beside the data set, so these files are not shown; give it with `source`."),
     ]
 
 

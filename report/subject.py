@@ -149,13 +149,13 @@ def _find_named_data(request: ReportRequest, run: Run) -> tuple[Path | None, Pat
         if "://" in place and not place.startswith("file://"):
             raise DatasetError(
                 f"{run.folder / CONFIG_FILE} names {place} of an object store, which is opened only where you name it; "
-                "give the data set with --data"
+                "give the data set with `data`"
             )
         if place:
             found[name] = parse_location(place)
             _print_note(
                 request,
-                f"{run.folder / CONFIG_FILE} names {found[name]}, which is opened; --data names another data set",
+                f"{run.folder / CONFIG_FILE} names {found[name]}, which is opened; `data` names another data set",
             )
     return found.get("data"), found.get("val")
 
@@ -190,7 +190,7 @@ def _check_digest(run: Run, place: Path | str | None, digest: str, recorded: obj
         said = f"was trained on {str(recorded)[:12]}…" if recorded else "has not recorded the digest of its data"
         raise DatasetError(
             f"{place} has digest {digest[:12]}…, but {run.folder} {said}; give the data set that it was trained on "
-            "with --data"
+            "with `data`"
         )
 
 

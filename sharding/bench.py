@@ -87,7 +87,7 @@ def measure_conversion(
     """
     if not request.folder.is_dir() or not os.access(request.folder, os.W_OK):
         raise OutputError(
-            f"--out {request.folder} is not a writable folder; give one that exists, on the disk to measure"
+            f"`folder` {request.folder} is not a writable folder; give one that exists, on the disk to measure"
         )
     with tempfile.TemporaryDirectory(prefix="alexstream-bench-", dir=request.folder) as name:
         scratch = Path(name)

@@ -149,7 +149,7 @@ def build_listing(list_split: SplitLister, classes: Sequence[str] | None, *, whe
     if not chunks:
         raise SourceError(
             f"{where}: no images found ({len(log.excluded)} other entries); expected image files in its class folders: "
-            "add them, move a folder without images away, or choose another split with --split"
+            "add them, move a folder without images away, or choose another split with `split`"
         )
     # Classes have been numbered in order of appearance; now that all are known, map these codes to labels.
     order = tuple(classes or _drop_spelling_variants(found.classes or _sort_classes(codes)))
@@ -289,7 +289,7 @@ def _assign_labels(codes: Mapping[str, int], order: Sequence[str], where: str) -
     if unknown:
         raise SourceError(
             f"{where}: class {quote_value(unknown[0])} ({len(unknown)} such) is not among the {len(order)} given "
-            "classes (of the training split, or of --classes); give both splits the same classes"
+            "classes (of the training split, or of `classes`); give both splits the same classes"
         )
     return np.array([label[normalize_nfc(wnid)] for wnid in codes], np.int32)
 

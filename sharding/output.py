@@ -41,7 +41,7 @@ def check_output_apart(source: Path, folder: Path) -> None:
     where = where or ("contains" if out in source.parents else "")
     if where:
         raise OutputError(
-            f"--out {folder} {where} the source; give a folder apart from it, so that neither is in the other"
+            f"`folder` {folder} {where} the source; give a folder apart from it, so that neither is in the other"
         )
 
 
@@ -52,14 +52,14 @@ def check_parent_of_splits(folder: Path) -> None:
     """
     if layout.is_dataset(folder) or (folder / layout.PLAN).is_file():
         raise OutputError(
-            f"--out {folder} holds a data set of one split, and the splits of this source would lie inside it; give "
-            "another --out"
+            f"`folder` {folder} holds a data set of one split, and the splits of this source would lie inside it; give "
+            "another `folder`"
         )
     if not folder.is_dir():
         return
     begun = any((folder / split / name).is_file() for split in layout.SPLITS for name in (layout.PLAN, layout.MANIFEST))
     if not begun and not all(_is_empty_split(path) for path in list_folder(folder)):
-        raise OutputError(f"--out {folder} is not empty and is not a data set of alexstream; give another --out")
+        raise OutputError(f"`folder` {folder} is not empty and is not a data set of alexstream; give another `folder`")
 
 
 def _is_empty_split(path: Path) -> bool:
@@ -93,13 +93,13 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         yield
         return
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"--out {folder} is a file; give a folder")
+        raise OutputError(f"`folder` {folder} is a file; give a folder")
     try:
         _make_folder(folder)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        remedy = "fix that and run the same command again, or give another --out"
-        raise OutputError(f"cannot make --out {folder}: {error.strerror}; {remedy}") from error
+        remedy = "fix that and run the same command again, or give another `folder`"
+        raise OutputError(f"cannot make `folder` {folder}: {error.strerror}; {remedy}") from error
     try:
         _acquire_lock(descriptor, folder)
         yield
@@ -148,7 +148,7 @@ def _delete_matching(folder: Path, is_leftover: Callable[[str], bool]) -> None:
 
 def _acquire_lock(descriptor: int, folder: Path) -> None:
     if not try_lock(descriptor):
-        raise OutputError(f"--out {folder} is in use by another conversion; wait for it, or stop it")
+        raise OutputError(f"`folder` {folder} is in use by another conversion; wait for it, or stop it")
 
 
 def _load_finished(folder: Path, plan_digest: str) -> Manifest | None:
@@ -158,9 +158,9 @@ def _load_finished(folder: Path, plan_digest: str) -> Manifest | None:
     if manifest.plan_digest != plan_digest:
         dct = ", stored with the fast DCT of an earlier version" if manifest.encode.dct == "fast" else ""
         raise OutputError(
-            f"--out {folder} holds another data set ({count_of(manifest.num_samples, f'{manifest.split} sample')} of "
-            f"{quote_value(manifest.source)}, digest {manifest.digest[:12]}…{dct}); nothing was changed: give "
-            "another --out"
+            f"`folder` {folder} holds another data set ({count_of(manifest.num_samples, f'{manifest.split} sample')} "
+            f"of {quote_value(manifest.source)}, digest {manifest.digest[:12]}…{dct}); nothing was changed: give "
+            "another `folder`"
         )
     for record in manifest.shards:
         tar = layout.shard_paths(folder, record.name).tar
@@ -168,7 +168,7 @@ def _load_finished(folder: Path, plan_digest: str) -> Manifest | None:
         if size != record.num_bytes:
             found = "is missing" if size < 0 else f"has {size} bytes"
             raise OutputError(
-                f"--out {folder} is finished by its manifest, but {tar.name} {found}, expected "
+                f"`folder` {folder} is finished by its manifest, but {tar.name} {found}, expected "
                 f"{record.num_bytes} bytes; restore the file, or delete the folder and run again"
             )
     return manifest
@@ -179,7 +179,7 @@ def _start_plan(folder: Path, plan_digest: str, split: str) -> None:
     if plan.is_file():
         _check_plan(plan, plan_digest)
     elif folder.exists() and not all(_is_half_written(path.name) for path in list_folder(folder)):
-        raise OutputError(f"--out {folder} is not empty and is not a data set of alexstream; give another --out")
+        raise OutputError(f"`folder` {folder} is not empty and is not a data set of alexstream; give another `folder`")
     _delete_matching(folder, _is_half_written)
     content = {"schema": SCHEMA, "rules": layout.RULES_VERSION, "split": split, "plan": plan_digest}
     publish_file(plan, json_bytes(content))
@@ -190,13 +190,14 @@ def _check_plan(plan: Path, plan_digest: str) -> None:
     found = _read_plan(plan)
     if found and found.get("rules", 1) != layout.RULES_VERSION:
         raise OutputError(
-            f"--out {plan.parent} holds an unfinished conversion of another version of alexstream, by which files were "
-            "accepted or stored otherwise; finish it with that version, give another --out, or delete the folder"
+            f"`folder` {plan.parent} holds an unfinished conversion of another version of alexstream, by which files "
+            "were accepted or stored otherwise; finish it with that version, give another `folder`, or delete the "
+            "folder"
         )
     if found.get("plan") != plan_digest:
         raise OutputError(
-            f"--out {plan.parent} holds an unfinished conversion of another source, seed or recipe "
-            f"({plan.name} differs from this plan); give another --out, or delete the folder"
+            f"`folder` {plan.parent} holds an unfinished conversion of another source, seed or recipe "
+            f"({plan.name} differs from this plan); give another `folder`, or delete the folder"
         )
 
 

@@ -141,9 +141,9 @@ def _run_jobs(plan: Plan, *, quiet: bool) -> tuple[list[ShardOutcome], PixelSums
             num_refused += len(outcome.refused)
             if request.max_bad is not None and num_refused > request.max_bad:
                 raise SourceError(
-                    f"{count_of(num_refused, 'file')} of {request.source}: no usable images, more than --max-bad "
+                    f"{count_of(num_refused, 'file')} of {request.source}: no usable images, more than `max_bad` "
                     f"{request.max_bad}; the last: {outcome.refused[-1]['path']} ({outcome.refused[-1]['detail']}). "
-                    "Finished shards are kept: fix the files or raise --max-bad, and run again"
+                    "Finished shards are kept: fix the files or raise `max_bad`, and run again"
                 )
     _check_unchanged(plan, todo)
     return outcomes, sums

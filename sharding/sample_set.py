@@ -51,7 +51,7 @@ def write_sample_set(folder: Path, *, train_per_class: int = 100, val_per_class:
     The same arguments give the same pictures. Raises OutputError if ``folder`` exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"--out {folder} exists and is not empty; give another folder")
+        raise OutputError(f"`folder` {folder} exists and is not empty; give another folder")
     splits = (("train", train_per_class), ("val", val_per_class))
     total = len(PATTERNS) * (train_per_class + val_per_class)
     with progress_bar(total, "images", "sample", quiet=quiet) as bar:

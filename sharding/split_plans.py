@@ -72,9 +72,9 @@ class ShardRequest:
     def __post_init__(self) -> None:
         """Raise SourceError for a seed outside int64, which a manifest cannot hold, and for a share that is none."""
         if not -(1 << 63) <= self.seed < 1 << 63:
-            raise SourceError(f"--seed: received {self.seed}, expected a number of at most 18 digits")
+            raise SourceError(f"`seed`: received {self.seed}, expected a number of at most 18 digits")
         if not 0 <= self.val_share < 1:
-            raise SourceError(f"--val-share: received {self.val_share:g}, expected a share above 0 and below 1")
+            raise SourceError(f"`val_share`: received {self.val_share:g}, expected a share above 0 and below 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,13 +178,13 @@ def _check_split(request: ShardRequest, recognised: DetectedSource, *, several: 
     splits = recognised.splits
     if several and request.split not in ("", *splits):
         raise SourceError(
-            f"{request.source} has {', '.join(splits)}, but no split {request.split}; give one of these as --split"
+            f"{request.source} has {', '.join(splits)}, but no split {request.split}; give one of these as `split`"
         )
     if request.split and not several and request.split not in splits:
         told = next(iter(splits))
         raise SourceError(
             f"{request.source} says by its names that it is {told}, not {request.split} ({recognised.description}); "
-            f"--split {told} or no --split reads it so, and --split {request.split} needs another name: rename what is "
+            f"`split` {told} or no `split` reads it so, and `split` {request.split} needs another name: rename what is "
             f"called {told}, if it is {request.split}"
         )
 
@@ -195,13 +195,13 @@ def _check_holdout(request: ShardRequest, splits: Sequence[str]) -> None:
         return
     if "val" in splits and len(splits) > 1:
         raise SourceError(
-            f"--val-share {request.val_share:g}: {request.source} has a validation split already; leave the option out"
+            f"`val_share` {request.val_share:g}: {request.source} has a validation split already; leave the option out"
         )
     if "train" not in splits or request.split not in ("", "train"):
         found = request.split or " and ".join(splits)
         raise SourceError(
-            f"--val-share {request.val_share:g} is taken from the training split, but {request.source} is read as "
-            f"{found}; give --split train if it holds training images"
+            f"`val_share` {request.val_share:g} is taken from the training split, but {request.source} is read as "
+            f"{found}; give `split` train if it holds training images"
         )
 
 
@@ -211,7 +211,7 @@ def _hold_out(plan: Plan) -> list[Plan]:
     share, seed, relist = request.val_share, request.seed, plan.relist
     train, val = hold_out(plan.listing, share, seed)
     if not len(val):
-        raise SourceError(f"--val-share {share:g}: no class of {request.source} has two images or more")
+        raise SourceError(f"`val_share` {share:g}: no class of {request.source} has two images or more")
     beside = replace(request, folder=request.folder.parent / "val", split="val")
     _check_classes_beside(beside, val)
     return [
@@ -292,8 +292,8 @@ def _check_classes_beside(request: ShardRequest, listing: Listing) -> None:
         if manifest.classes != listing.classes:
             raise SourceError(
                 f"{request.source} has {_format_class_count(listing.classes)}, but the finished {name} split beside "
-                f"--out {request.folder} has {len(manifest.classes)} different ones or another order, so that labels "
-                f"would not mean the same: give --classes {request.folder.parent / name}, or another --out"
+                f"`folder` {request.folder} has {len(manifest.classes)} different ones or another order, so that "
+                f"labels would not mean the same: give `classes` {request.folder.parent / name}, or another `folder`"
             )
 
 

@@ -157,7 +157,7 @@ def messages():
     """Every text in the program as the command line shows it, with … where a value stands."""
     options = {f"`{name}`": flags[0] for name, flags in _FLAGS.items()}
     for text in literals():
-        yield re.sub(r"`\w+`", lambda found: options.get(found[0], found[0]), text)
+        yield re.sub(r"`[\w.]+`", lambda found: options.get(found[0], found[0]), text)
 
 
 def literals():

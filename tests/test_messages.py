@@ -13,9 +13,12 @@ from alexstream.commands.main import main
 from alexstream.core.parameters import list_names, to_display, use_names
 from tests.support import ROOT
 
-LIBRARY = ("core", "pipeline", "trainer")
-OF_A_COMMAND = {"pipeline/doctor.py"}  # the texts of one command, which speak of others
-OF_OTHERS = {"core/machine.py"}  # git's own options
+LIBRARY = ("core", "pipeline", "report", "sharding", "trainer")
+# The texts of commands: of other commands, of one's own options, and what is to be typed to do it again.
+OF_A_COMMAND = {"pipeline/doctor.py", "sharding/overview.py", "report/reproduce.py"}
+OF_OTHERS = {"core/machine.py", "sharding/sources/tars/walk.py"}  # options of git and of tar
+# Notices that stand in the manifest of a data set, whose bytes a version does not change.
+KEPT = ("--classes FILE names them", "--classes FILE gives another order")
 A_COMMAND = re.compile(r"\b(?:cli\.py|docker run|train|shard) [^;,)]*")  # to be typed as it stands, from Python too
 
 
@@ -34,13 +37,18 @@ def test_messages_of_the_library_name_no_options():
     found = [
         (module, line, text)
         for module, line, text in texts()
-        if module not in OF_A_COMMAND | OF_OTHERS and re.search(r"(?<![\w-])--[a-z]", A_COMMAND.sub("", text))
+        if module not in OF_A_COMMAND | OF_OTHERS
+        and not text.endswith(KEPT)
+        and re.search(r"(?<![\w-])--[a-z]", A_COMMAND.sub("", text))
     ]
     assert found == []
 
 
 def test_every_parameter_that_a_message_names_has_an_option_and_every_option_exists():
-    named = {word for _, _, text in texts() for word in re.findall(r"(?<!`)`(\w+)`(?!`)", text)}
+    shown = (
+        text for module, _, text in texts() if module != "sharding/dataset_v1/sidecars.py"
+    )  # a README, in Markdown
+    named = {word for text in shown for word in re.findall(r"(?<!`)`([\w.]+)`(?!`)", text)}
     assert len(named) > 15
     assert named <= _FLAGS.keys()
     known = {word for _, command in iter_commands(main) for one in command.params for word in one.opts}

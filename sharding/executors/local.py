@@ -112,7 +112,7 @@ class _WorkerPool:
             why = explain_oom_kill(self._kills) or "out of memory, or killed"
             raise AlexstreamError(
                 f"a worker process died ({why}); what is finished stays; run the same command "
-                f"again, with fewer --workers than {len(self._processes)} if memory was short"
+                f"again, with fewer `num_workers` than {len(self._processes)} if memory was short"
             ) from error
 
     def __exit__(self, *_: object) -> None:

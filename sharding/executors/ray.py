@@ -59,7 +59,7 @@ def run_jobs_on_ray(
         except ray.exceptions.RayError as error:
             raise AlexstreamError(
                 f"a Ray task died ({type(error).__name__}: out of memory, or killed); what is finished stays; "
-                f"run the same command again, with fewer --workers than {num_workers} if memory was short"
+                f"run the same command again, with fewer `num_workers` than {num_workers} if memory was short"
             ) from error
         finally:
             for reference in running:

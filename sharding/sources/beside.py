@@ -68,7 +68,7 @@ def resolve_folders_beside(
     if beside.archives and choice.level is None:
         raise _archives_error(root, found, list(beside.archives))
     if beside.unclear and choice.level is None:
-        raise _unclear_error(root, found, beside.unclear, f"--src {root} " if is_wrapped else "")
+        raise _unclear_error(root, found, beside.unclear, f"`source` {root} " if is_wrapped else "")
     if beside.unclear and choice.level != TAR_LEVEL:
         return detect_folders()
     left = [*beside.others, *beside.archives.items()]
@@ -138,7 +138,7 @@ def _archives_error(root: Path, found: DetectedSource, names: Sequence[str]) -> 
     more = f" ({len(names)} such)" if len(names) > 1 else ""
     return SourceError(
         f"{root}: {names[0]}{more} holds images in archives or Parquet files, beside {_describe(found)}, and each "
-        f"may be meant; choose: --src {root}/{names[0]} for that alone, "
+        f"may be meant; choose: `source` {root}/{names[0]} for that alone, "
         f"{', '.join(_list_other_reading(root, found))}; to read both, bring them into one form"
     )
 
@@ -160,8 +160,9 @@ def _list_other_reading(root: Path, found: DetectedSource) -> list[str]:
         return ["or move the rest away for the data set alone"]
     folder = found.read[0] if len(found.read) == 1 else os.path.commonpath(found.read)
     if folder:
-        return [f"--src {root}/{folder} for that alone"]
-    return [f"--src {root}/{found.read[0]} for that alone", f"or move the folders away for all {len(found.read)} files"]
+        return [f"`source` {root}/{folder} for that alone"]
+    alone = f"`source` {root}/{found.read[0]} for that alone"
+    return [alone, f"or move the folders away for all {len(found.read)} files"]
 
 
 def _list_folder_readings(root: Path) -> list[str]:
@@ -175,7 +176,7 @@ def _list_folder_readings(root: Path) -> list[str]:
         return list_readings(tree)
     depth = len(found.above) + 1
     made = {"/".join(b.path[:depth]): len(b.path) - depth + b.level for b in found.branches.values() if not b.flat}
-    return [f"--classes-at {max(made.values(), default=1)} for the class folders in {'/, '.join(made)}/"]
+    return [f"`classes_at` {max(made.values(), default=1)} for the class folders in {'/, '.join(made)}/"]
 
 
 def count_images_beside(root: Path, folders: DetectedSource) -> DetectedSource:

@@ -95,11 +95,11 @@ def detect_source(
     choice = LayoutOptions(level=classes_at, classes=tuple(classes or ()), split=split)
     root = as_path(src)
     if not root.exists():
-        raise SourceError(f"source folder {root} does not exist; give --src a folder with one folder per class")
+        raise SourceError(f"source folder {root} does not exist; give `source` a folder with one folder per class")
     if tars:
         if labels is not None or classes_at is not None:
             raise SourceError(
-                f"{root}: a list of tars has its labels in them; --labels and --classes-at are for others"
+                f"{root}: a list of tars has its labels in them; `labels` and `classes_at` are for others"
             )
         return detect_listed_tars(root, tars, classes, split)
     if labels is not None:
@@ -212,7 +212,7 @@ def _detect_tars(source: _SourceFolder) -> DetectedSource | None:
         name, kind = next(iter(kinds.items()))
         raise SourceError(
             f"{root}: {name} holds no images with labels ({skip_reason(kind, name)}); expected a folder for each "
-            f"class, KEY.cls or a label in KEY.json beside each image, or a table of the labels: --labels FILE"
+            f"class, KEY.cls or a label in KEY.json beside each image, or a table of the labels: `labels` FILE"
             f"{tar_names_hint(kinds)}"
         )
     return None
@@ -245,7 +245,7 @@ def _detect_original_archives(
     if not all(kinds[name] in FOLDER_KINDS for name in used):
         return found
     return audit_tables(found, root, [], AuditOptions(
-        readings="choose: --classes-at 1 for the class folders in the tars",
+        readings="choose: `classes_at` 1 for the class folders in the tars",
         check_classes=choice.level is None, check_splits=not choice.split,
     ))  # fmt: skip
 
@@ -426,8 +426,8 @@ def _list_class_folders(
 
 def _raise_no_labels(folder: Path, split: str, log: ListingLog) -> SourceSplit:
     raise SourceError(
-        f"{folder}: {split} has images and no class folders; give a table of their labels with --labels FILE, leave it "
-        "out by choosing another --split, or move it away"
+        f"{folder}: {split} has images and no class folders; give a table of their labels with `labels` FILE, leave it "
+        "out by choosing another `split`, or move it away"
     )
 
 
@@ -450,7 +450,7 @@ def _detect_one_split(
     lister: SplitLister = partial(_list_class_folders, root.joinpath(*branch.path), branch, split, None)
     made, says = {split: lister}, f"one folder per class ({inside}{split})"
     told_by_name = split_of_word(root.name) or any(map(split_of_file, branch.path))
-    options = f"{format_options(DiskTree(root))}, all as {choice.split or 'train'} unless --split says another"
+    options = f"{format_options(DiskTree(root))}, all as {choice.split or 'train'} unless `split` says another"
     decided = choice.level is not None
     lists = None if told_by_name else find_split_lists(root, branch.path, options, decided=decided)
     if lists is not None and not lists.left_aside:
@@ -474,7 +474,7 @@ def _infer_source_split(root: Path) -> str:
     last = split_of_word(re.split(r"[^A-Za-z0-9]+", root.name.rstrip("0123456789-_. "))[-1])
     if told is None and last in ("val", "test"):
         raise SourceError(
-            f"{root}: its name may mean the {last} split; choose: --split {last}, or --split train if it holds "
+            f"{root}: its name may mean the {last} split; choose: `split` {last}, or `split` train if it holds "
             "training images"
         )
     return told or "train"
@@ -489,7 +489,7 @@ def _refuse_nested_files(root: Path) -> None:
         if files:
             source = folder if folder in folders else folder.parent
             raise SourceError(
-                f"{root}: no images found; {folder} holds {files[0]} ({len(files)} such): give --src {source}"
+                f"{root}: no images found; {folder} holds {files[0]} ({len(files)} such): give `source` {source}"
             )
 
 
@@ -504,11 +504,11 @@ def _no_class_folders_error(root: Path, listed: Sequence[FolderItem]) -> SourceE
     if images:
         return SourceError(
             f"{root}: holds {count_of(len(images), 'image')} ({images[0]}, …) and no class folders; "
-            "give a table of their labels with --labels FILE"
+            "give a table of their labels with `labels` FILE"
         )
     return SourceError(
         f"{root}: no images found; expected one folder per class with image files in it "
-        f"(received 0 class folders, {len(listed)} other entries), or a table of their labels: --labels FILE"
+        f"(received 0 class folders, {len(listed)} other entries), or a table of their labels: `labels` FILE"
     )
 
 

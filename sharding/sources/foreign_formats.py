@@ -164,7 +164,7 @@ def _refuse_annotations(root: Path, listed: Sequence[FolderItem]) -> None:
         if kind := _detect_annotations(folder):
             raise SourceError(
                 f"{folder}: is laid out as {kind}, whose annotations may give an image many classes; choose one class "
-                "an image and give them as a table: --labels FILE"
+                "an image and give them as a table: `labels` FILE"
             )
 
 

@@ -176,7 +176,7 @@ def _find_split_column(root: Path, files: Sequence[str], asked: str, is_unnamed:
                 continue
             cell, expected = error.args
             raise SourceError(
-                f"{root}: column {quote_value(name)} has {quote_value(cell)}, {expected}; --split train, val or test "
+                f"{root}: column {quote_value(name)} has {quote_value(cell)}, {expected}; `split` train, val or test "
                 "takes all rows as that split"
             ) from error
         if splits:
@@ -515,7 +515,7 @@ def _iter_entries(
         if wnid is None:
             raise SourceError(
                 f"{root / row.file}: row {row.number} has label {row.label}, for which there is no class: there are "
-                f"{len(name_of)}; give the list that belongs to it with --classes"
+                f"{len(name_of)}; give the list that belongs to it with `classes`"
             )
         name = base or f"{row.file.rpartition('/')[2].partition('.')[0]}_{row.number:06d}"
         yield Entry(wnid, f"{wnid}/{name}", place, row.file, row.group, row.row)

@@ -105,7 +105,7 @@ def assign_splits(root: Path, files: Sequence[str], asked: str = "", *, chosen: 
             raise SourceError(
                 f"{root}: {untold[0]}{_format_count(untold)} implies no split, while {known} does; rename it "
                 "(train-…, val-… "
-                f"or test-…), move it away, or give --split, which takes the files of that split and leaves it out"
+                f"or test-…), move it away, or give `split`, which takes the files of that split and leaves it out"
             )
         return FilesBySplit(
             _group_by_split({path: split for path, split in told.items() if split}), untold, is_unnamed=False
@@ -113,7 +113,7 @@ def assign_splits(root: Path, files: Sequence[str], asked: str = "", *, chosen: 
     asked = split_of_word(root.name) or asked
     unknown = sorted({word for path in files if (word := _find_unknown_word(path, root))})
     if len(unknown) > 1 or (unknown and not asked):
-        settle = "rename or move them" if len(unknown) > 1 else "--split train, val or test says which it is"
+        settle = "rename or move them" if len(unknown) > 1 else "`split` train, val or test says which it is"
         raise SourceError(
             f"{root}: {files[0]} and others are of a split called {', '.join(map(quote_value, unknown[:5]))}, which "
             f"is not a known name of one; {settle}"
@@ -164,7 +164,7 @@ def _check_one_set(root: Path, files: Sequence[str]) -> None:
         places = sorted({path.rpartition("/")[0] or "." for path in sets.values()})
         raise SourceError(
             f"{root}: files of {len(sets)} sets beside each other, in {', '.join(places[:4])}; give one of these "
-            f"folders as --src ({root / places[-1]})"
+            f"folders as `source` ({root / places[-1]})"
         )
 
 

@@ -153,7 +153,7 @@ def _check_single_folder_name(name: str, where: str, choice: LayoutOptions) -> N
     split = split_of_file(name)
     if split in ("val", "test") and not choice.split:
         raise SourceError(
-            f"{where}: the name of {name}/ may mean the {split} split; choose: --split {split}, or --split train if "
+            f"{where}: the name of {name}/ may mean the {split} split; choose: `split` {split}, or `split` train if "
             "it holds training images"
         )
 
@@ -209,7 +209,7 @@ def _extra_folders_error(node: FolderTree, where: str, named: Mapping[str, str],
     )
     return SourceError(
         f"{where}: holds {first}/ with class folders, and beside it {_abbreviate(beside)}; expected only train, val "
-        f"and test, each once: {remedy}; if all these folders are classes: --classes-at 1"
+        f"and test, each once: {remedy}; if all these folders are classes: `classes_at` 1"
     )
 
 
@@ -289,7 +289,7 @@ def find_class_folders(node: FolderTree) -> list[str]:
 
 def _apply_chosen_level(top: FolderTree, path: tuple[str, ...], where: str, level: int) -> SplitFolder:
     if level == TAR_LEVEL:
-        raise SourceError(f"{where}: --classes-at 0 is for tars that are named for their class; give 1, 2 … or last")
+        raise SourceError(f"{where}: `classes_at` 0 is for tars that are named for their class; give 1, 2 … or last")
     if not list_level(top, level):
         raise SourceError(f"{where}: there are no folders {level} levels down; {format_options(top)}")
     return SplitFolder(path=path, level=level)
@@ -344,10 +344,10 @@ def _further_options(node: FolderTree, at: str) -> str:
     told = splits_of_folders(node.data_folders)
     flat = [name for name, folder in node.data_folders.items() if folder.has_images]
     place, first = (at, "") if node.is_on_disk else ("DIR", " (unpack the tar into DIR)")
-    alone = f", or --src {place}/{inside} for that folder alone{first}" if inside else ""
+    alone = f", or `source` {place}/{inside} for that folder alone{first}" if inside else ""
     by_table = are_parts(node.data_folders) or any(is_image_folder_name(name) or told[name] for name in flat)
     table = node.tables[0] if node.tables else "a table"
-    return alone + (f", or --labels FILE if {table} tells the class of each image" if by_table else "")
+    return alone + (f", or `labels` FILE if {table} tells the class of each image" if by_table else "")
 
 
 def _find_ambiguity(node: FolderTree) -> str:
@@ -412,7 +412,7 @@ def _find_depth_ambiguity(node: FolderTree) -> str:
             f"every class folder holds folders of splits ({_abbreviate(splits)}), and each reading makes one split "
             "of all: to "
             f"keep them, move {next(iter(deep))}/{splits[0]} to {splits[0]}/{next(iter(deep))} and so on, or give a "
-            "table of file, class and split with --labels"
+            "table of file, class and split with `labels`"
         )
     same = set.intersection(*below)
     if same:
@@ -436,7 +436,7 @@ def _carry_no_class(deep: Mapping[str, FolderTree]) -> bool:
 def _single_class_options(top: FolderTree) -> str:
     tables = [table for folder in (top, *top.data_folders.values()) for table in folder.tables]
     return (
-        f"{format_options(top)}, or --labels FILE if {tables[0] if tables else 'a table'} tells the class of each image"
+        f"{format_options(top)}, or `labels` FILE if {tables[0] if tables else 'a table'} tells the class of each image"
     )
 
 
@@ -455,7 +455,7 @@ def list_readings(top: FolderTree) -> list[str]:
         if names and folders not in known:
             same = any(f" for {_format_classes(names)}" in reading for reading in readings)
             depth = " at any depth" if same and level == LAST_LEVEL else ""
-            readings.append(f"--classes-at {_format_level(level)} for {_format_classes(names)}{depth}")
+            readings.append(f"`classes_at` {_format_level(level)} for {_format_classes(names)}{depth}")
             known.append(folders)
     several = [reading for reading in readings if " for 1 class " not in reading]
     return several or readings

@@ -289,8 +289,8 @@ def test_streams_that_are_left_halfway_leave_neither_threads_nor_files(sample_sh
         gc.collect()
         return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
-    before = leave(3)
-    assert leave(12) == before
+    before = leave(3)  # what an earlier test left may still close: fewer is no leak
+    assert all(after <= first for after, first in zip(leave(12), before, strict=True))
     assert threading.active_count() < 20
 
 

@@ -43,7 +43,7 @@ def test_an_object_store_is_not_opened_for_a_file(tmp_path, data, monkeypatch, c
     folder = run_folder(tmp_path, {"data": data, option: place})
     found = open_subject(ReportRequest(folder=folder))
     assert found.stream is None and not found.splits
-    assert f"names {place} of an object store" in found.missing and "give the data set with --data" in found.missing
+    assert f"names {place} of an object store" in found.missing and "give the data set with `data`" in found.missing
     assert place in capsys.readouterr().err
 
 
@@ -60,7 +60,7 @@ def test_a_data_set_that_the_run_does_not_know_by_its_digest_is_not_shown(tmp_pa
     """Its maker guessed where another's data set lies; the page would hold its images."""
     folder = run_folder(tmp_path, {"data": data}, **recorded)
     found = open_subject(ReportRequest(folder=folder))
-    assert found.stream is None and "--data" in found.missing and "digest" in found.missing
+    assert found.stream is None and "`data`" in found.missing and "digest" in found.missing
 
 
 def test_a_run_without_a_digest_is_shown_with_the_data_set_that_is_typed(tmp_path, data):

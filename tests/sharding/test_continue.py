@@ -99,7 +99,7 @@ def test_a_second_conversion_into_the_same_folder_is_refused(unfinished):
 
 def test_more_bad_files_than_allowed_end_the_conversion_and_keep_what_is_done(sample_images, tmp_path):
     request = ShardRequest(source=sample_images / "train", folder=tmp_path / "out", max_bad=2)
-    with pytest.raises(SourceError, match=r"3 files.*more than --max-bad 2"):
+    with pytest.raises(SourceError, match=r"3 files.*more than `max_bad` 2"):
         shard_split(request, quiet=True)
     assert not layout.is_dataset(tmp_path / "out") and list((tmp_path / "out").glob("*.part"))
     manifest, _ = shard_split(replace(request, max_bad=3), quiet=True)

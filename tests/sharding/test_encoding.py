@@ -178,7 +178,9 @@ def test_a_new_set_says_that_its_dct_is_accurate(tmp_path):
 
 def test_a_finished_set_of_an_earlier_version_is_not_taken_for_what_would_be_made_now(tmp_path):
     folder = old_set(tmp_path)
-    with pytest.raises(OutputError, match=r"holds another data set .* fast DCT of an earlier version.* another --out"):
+    with pytest.raises(
+        OutputError, match=r"holds another data set .* fast DCT of an earlier version.* another `folder`"
+    ):
         shard_split(ShardRequest(source=tmp_path / "src", folder=folder), quiet=True)
     assert not verify(folder, fast=True, quiet=True).findings
 

@@ -58,7 +58,7 @@ def test_refused_files_are_listed_by_their_paths(source, tmp_path):
 
 
 def test_as_many_bad_files_as_allowed_are_no_error_and_one_more_is(source, tmp_path):
-    with pytest.raises(SourceError, match=r"6 files of .*: no usable images, more than --max-bad 5"):
+    with pytest.raises(SourceError, match=r"6 files of .*: no usable images, more than `max_bad` 5"):
         shard_split(request(source, tmp_path / "out", max_bad=5), quiet=True)
     manifest, _ = shard_split(request(source, tmp_path / "out", max_bad=6), quiet=True)
     assert manifest.counts.quarantined == 6
@@ -67,7 +67,7 @@ def test_as_many_bad_files_as_allowed_are_no_error_and_one_more_is(source, tmp_p
 def test_classes_in_another_order_than_the_split_beside_are_refused(source, tmp_path):
     shard_split(request(source, tmp_path / "out" / "train", split="train"), quiet=True)
     turned = ("zebra", "moth", "bee", "ant")
-    with pytest.raises(SourceError, match=r"the finished train split beside --out .* or another order"):
+    with pytest.raises(SourceError, match=r"the finished train split beside `folder` .* or another order"):
         shard_split(request(source, tmp_path / "out" / "val", split="val", classes=turned), quiet=True)
 
 

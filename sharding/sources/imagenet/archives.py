@@ -132,7 +132,7 @@ def tar_names_hint(kinds: Mapping[str, str]) -> str:
     names = sorted(name.removesuffix(".tar") for name, kind in kinds.items() if kind == "unlabelled")
     if len(names) < 2:
         return ""
-    return f"; if the tars are named for their class: --classes-at 0 for {len(names)} classes ({', '.join(names[:4])})"
+    return f"; if the tars are named for their class: `classes_at` 0 for {len(names)} classes ({', '.join(names[:4])})"
 
 
 def check_tars_beside_folders(root: Path, kinds: Mapping[str, str], folders: Sequence[str]) -> None:
@@ -141,7 +141,7 @@ def check_tars_beside_folders(root: Path, kinds: Mapping[str, str], folders: Seq
     if hint := tar_names_hint({name: "unlabelled" for name in flat if count_tar_images(root / name)}):
         raise SourceError(
             f"{root}: tars of images lie beside class folders ({folders[0]}/ …), and may be classes, too; choose, with "
-            f"--src {root}: --classes-at 1, 2 … or last for the folders alone{hint}; to read both, unpack the tars"
+            f"`source` {root}: `classes_at` 1, 2 … or last for the folders alone{hint}; to read both, unpack the tars"
         )
 
 
@@ -153,7 +153,7 @@ def check_class_tars(root: Path, kinds: Mapping[str, str], choice: LayoutOptions
         classes = ", ".join(sorted(name.removesuffix(".tar") for name in kinds)[:4])
         raise SourceError(
             f"{root}: {folders[0]} holds folders, and {unlabelled[0]} ({len(unlabelled)} such) images without; "
-            f"choose: --classes-at 0 for {len(kinds)} classes named by the tars ({classes}), or --classes-at 1 for the "
+            f"choose: `classes_at` 0 for {len(kinds)} classes named by the tars ({classes}), or `classes_at` 1 for the "
             f"folders in {folders[0]} alone"
         )
 
@@ -184,7 +184,7 @@ def _no_archive_error(root: Path, kinds: Mapping[str, str]) -> SourceError:
         return SourceError(
             f"{root}: {unlabelled[0]} ({len(unlabelled)} such) holds images without class folders "
             f"({skip_reason('unlabelled', unlabelled[0])}); if each tar is named for its class, choose "
-            "--classes-at 0; else give a table of the labels: --labels FILE"
+            "`classes_at` 0; else give a table of the labels: `labels` FILE"
         )
     held = ", ".join(f"{name} ({skip_reason(kind, name)})" for name, kind in sorted(kinds.items()))
     return SourceError(

@@ -30,7 +30,7 @@ class ImageTable:
     def __init__(self, root: Path, path: Path) -> None:
         self.where, self.split_problem = path.relative_to(root).as_posix(), ""
         self._path = path
-        self.option = f"--labels {path}"
+        self.option = f"`labels` {path}"
 
     @cached_property
     def cells(self) -> list[list[str]]:

@@ -41,7 +41,7 @@ _NON_CLASS_NAMES = frozenset(
     ["text", "caption", "description", "prompt", "title", "url", "width", "height", "bbox", "mask"]
 )
 _WHOLE_NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,2})?", re.ASCII)
-_COLUMNS_REMEDY = "--label-columns FILE,CLASS names the columns, by their header or by number from 1"
+_COLUMNS_REMEDY = "`labels.columns` FILE,CLASS names the columns, by their header or by number from 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class LabelTableOptions:
         """Raise SourceError for anything but two or three columns."""
         if len(self.columns) not in (0, 2, 3) or not all(self.columns):
             raise SourceError(
-                f"--label-columns: received {quote_value(','.join(self.columns))}, expected FILE,CLASS or "
+                f"`labels.columns`: received {quote_value(','.join(self.columns))}, expected FILE,CLASS or "
                 "FILE,CLASS,SPLIT"
             )
 
@@ -73,7 +73,7 @@ def parse_label_options(file: Path | None, columns: str, *, partial: bool) -> La
     if file is None:
         if columns or partial:
             raise SourceError(
-                "--label-columns and --labels-partial are about the table of --labels, which is not given"
+                "`labels.columns` and `labels.partial` are about the table of `labels`, which is not given"
             )
         return None
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
@@ -108,7 +108,7 @@ def load_table(path: Path) -> LabelTable:
     """Load a table. Raises SourceError if it is missing, not text, empty, or has rows of different lengths."""
     place = as_path(path)
     if not place.is_file():
-        raise SourceError(f"{place}: no such table of labels; give --labels a CSV, TSV or JSON-lines file")
+        raise SourceError(f"{place}: no such table of labels; give `labels` a CSV, TSV or JSON-lines file")
     text = _decode_text(read_small_file(place), place)
     suffix = place.name.lower().rpartition(".")[2]
     try:
@@ -248,7 +248,7 @@ def _find_given_columns(table: LabelTable, header: Sequence[str], asked: Sequenc
     if missing is not None or len(set(places)) < len(places):
         raise SourceError(
             f"{table.path}: no column {quote_value(missing)}, or one named twice; it has {_format_header(header)}: "
-            f"give others to --label-columns"
+            f"give others to `labels.columns`"
         )
     return [place for place in places if place is not None]
 
@@ -338,13 +338,13 @@ def _parse_splits(
             line = next(table.lines[i] for i in body if table.cells[i][column] == cell)
             raise SourceError(
                 f"{table.path}: line {line} has {quote_value(cell)} in column {quote_value(header[column])}, "
-                f"{expected}; --label-columns FILE,CLASS leaves this column aside"
+                f"{expected}; `labels.columns` FILE,CLASS leaves this column aside"
             ) from error
         wrong = next((n for n, split in enumerate(told or ()) if splits[n] not in (None, split)), None)
         if wrong is not None:
             raise SourceError(
                 f"{table.path}: line {table.lines[body[wrong]]} tells two splits, in columns "
-                f"{quote_value(header[used[0]])} and {quote_value(header[column])}; --label-columns FILE,CLASS,SPLIT "
+                f"{quote_value(header[used[0]])} and {quote_value(header[column])}; `labels.columns` FILE,CLASS,SPLIT "
                 "chooses one"
             )
         if told is not None:

@@ -228,7 +228,7 @@ def detect_with_tables(
 ) -> DetectedSource:
     """Detect the images in ``root`` with the labels of one table, or of one for each split; as ``detect_labeled``."""
     if not root.exists():
-        raise SourceError(f"source folder {root} does not exist; give --src the images that the table names")
+        raise SourceError(f"source folder {root} does not exist; give `source` the images that the table names")
     images = _collect_images(root, tables)
     if not images.images:
         raise SourceError(f"{root}: no images found; expected those that {tables[0].name} names")
@@ -236,7 +236,7 @@ def detect_with_tables(
     folders, missing = _find_unlabeled(root, images, labels)
     _check_any_label(tables, images, labels)
     if asked is None or not asked.partial:
-        _check_complete(tables, images, labels, missing, "" if asked else f"--labels {tables[0]} ")
+        _check_complete(tables, images, labels, missing, "" if asked else f"`labels` {tables[0]} ")
     splits = _assign_splits(images, labels, split or "", split_of_word(root.name) if len(tables) == 1 else None)
     made = _make_listers(images, splits, _assign_classes(labels, classes, _find_class_names_beside(root, folders)))
     counts = [f"{name}: {count_of(count, 'image')}" for name, count in Counter(splits.values()).items()]
@@ -373,12 +373,13 @@ def _check_complete(
     if empty:
         wrong.append(f"no class in {count_of(len(empty), 'row')}, the first: {empty[0].where}")
     if labels.unmatched:
-        header = " (--label-columns names the columns of a header)" if labels.unmatched[0].startswith("line 1 ") else ""
+        is_header = labels.unmatched[0].startswith("line 1 ")
+        header = " (`labels.columns` names the columns of a header)" if is_header else ""
         rows = f"{len(labels.unmatched):,} of {count_of(labels.num_rows, 'row')}"
         wrong.append(f"no image for {rows}, the first: {labels.unmatched[0]}{header}")
     if wrong:
         leave = (
-            f", or leave these out with {give}--labels-partial"
+            f", or leave these out with {give}`labels.partial`"
             if len(tables) == 1
             else ", or move what is not meant away"
         )
@@ -414,8 +415,8 @@ def _several_words(labels: _LabelIndex, classes: Sequence[str] | None) -> list[s
     if len(made) > 1 and 2 * len(made) > len(words):
         raise SourceError(
             f"cells of several words are made of words that are classes by themselves, {len(made)} of {len(words)}: "
-            f"{shown}; if these are several labels of an image, give a table with one class an image to --labels; if "
-            "each is the name of a class, name all classes with --classes FILE"
+            f"{shown}; if these are several labels of an image, give a table with one class an image to `labels`; if "
+            "each is the name of a class, name all classes with `classes` FILE"
         )
     return [f"cells made of words that are classes too are taken as classes of their own: {shown}"]
 
@@ -433,7 +434,7 @@ def _assign_splits(images: _ImageIndex, labels: _LabelIndex, asked: str, of_sour
         if label.split and folder not in (None, label.split) and len(in_folders) > 1:
             raise SourceError(
                 f"{label.where} says that {images.images[i].path} is in {label.split}, which is not the split of its "
-                "folder; --label-columns FILE,CLASS leaves the column of splits aside"
+                "folder; `labels.columns` FILE,CLASS leaves the column of splits aside"
             )
         splits[i] = label.split or folder or label.table_split or of_source or asked or "train"
     return {i: split for i, split in splits.items() if labels.by_image[i].label}
@@ -457,7 +458,7 @@ def _assign_classes(labels: _LabelIndex, classes: Sequence[str] | None, beside: 
     wrong = next(label for label in labels.by_image.values() if label.label and label.label not in known)
     raise SourceError(
         f"{wrong.where}: {quote_value(wrong.label)} is none of {count_of(len(known), 'class', 'classes')} "
-        f"({quote_value(known[0])}, …); give the list that belongs to the table with --classes"
+        f"({quote_value(known[0])}, …); give the list that belongs to the table with `classes`"
     )
 
 
@@ -471,7 +472,7 @@ def _check_one_kind(labels: _LabelIndex) -> None:
         number, word = first[True], first[False]
         raise SourceError(
             f"{number.where} has the number {number.label} as its class, and {word.where} the word "
-            f"{quote_value(word.label)}; write all classes in one way, or name all of them with --classes FILE"
+            f"{quote_value(word.label)}; write all classes in one way, or name all of them with `classes` FILE"
         )
 
 

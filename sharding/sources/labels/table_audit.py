@@ -145,7 +145,7 @@ def _split_error(found: _Comparison, split: str) -> SourceError:
     says = f"says that {found.other_split}" if found.other_split else found.table.split_problem
     return SourceError(
         f"{found.table.where} {says}, and its images are read as {split}; choose: {found.table.option} for the splits "
-        f"and classes of the table, or --split {split} for the folders read as {split}, whatever the table says"
+        f"and classes of the table, or `split` {split} for the folders read as {split}, whatever the table says"
     )
 
 

@@ -53,7 +53,7 @@ def detect_tables_beside(
     told = [split_of_table(root, table) for table in tables]
     if len(tables) > 1 and (None in told or len(set(told)) < len(told)):
         names = ", ".join(table.relative_to(root).as_posix() for table in tables)
-        raise SourceError(f"{root}: the labels of its images may stand in {names}; choose one with --labels FILE")
+        raise SourceError(f"{root}: the labels of its images may stand in {names}; choose one with `labels` FILE")
     return detect_with_tables(root, tables, None, classes, split)
 
 
@@ -70,7 +70,7 @@ def _refuse_inner_folder(root: Path, listed: Sequence[FolderItem]) -> None:
     if flat and table:
         raise SourceError(
             f"{root}: the images lie flat in {inner}, beside a table ({table.relative_to(root).as_posix()}); give "
-            f"--src {inner}"
+            f"`source` {inner}"
         )
 
 

@@ -198,19 +198,19 @@ def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) ->
     if inner.with_samples and choice.level is None:
         raise SourceError(
             f"{path}: holds WebDataset tars ({inner.with_samples[0]}; {len(inner.with_samples)} such), whose labels "
-            f"are read from tars that lie in a folder: unpack it (tar -xf {path.name}) and give --src that folder; if "
-            "its tars are classes or splits by name, and their labels do not count: --classes-at 1, 2 … or last"
+            f"are read from tars that lie in a folder: unpack it (tar -xf {path.name}) and give `source` that folder; "
+            "if its tars are classes or splits by name, and their labels do not count: `classes_at` 1, 2 … or last"
         )
     packed = (m.name for m in members if not m.reason and m.name.lower().endswith(_COMPRESSED)) if inner.paths else ()
     if name := next(iter(packed), ""):
         raise SourceError(
             f"{path}: {name} is compressed, so that images in it cannot be read in place; unpack the tar around it "
-            f"(tar -xf {path.name}) and what is compressed in it, and give --src that folder"
+            f"(tar -xf {path.name}) and what is compressed in it, and give `source` that folder"
         )
     if twice := inner.find_duplicate(member.name for member in members if not member.reason):
         raise SourceError(
             f"{path}: holds {twice} and, beside it, a folder {twice[:-4]}/, of which one may be a copy of the other; "
-            f"unpack it (tar -xf {path.name}), move one of the two away and give --src the folder"
+            f"unpack it (tar -xf {path.name}), move one of the two away and give `source` the folder"
         )
 
 
@@ -261,13 +261,13 @@ def _list_flat(tars: _TarGroup, branch: SplitFolder, split: str, log: ListingLog
     if split != "val" or others:
         raise SourceError(
             f"{path}: {split} has images and no class folders ({'/'.join(branch.path) or 'at the top'}); "
-            "give a table of their labels with --labels FILE, or leave it out with --split"
+            "give a table of their labels with `labels` FILE, or leave it out with `split`"
         )
     if tars.labels.val_labels is None:
         raise SourceError(
             f"{path}: {'/'.join(branch.path)}/ has images and no class folders, and no labels lie beside the tar; "
             f"{ilsvrc.FETCH_DEVKIT.replace('that folder', str(path.parent))}, or Kaggle's LOC_val_solution.csv, "
-            "or give --labels FILE"
+            "or give `labels` FILE"
         )
     return list_flat_tar(
         path,

@@ -180,8 +180,8 @@ class _FolderLabels:
             wrong = self.misplaced or next(iter(self.first.values()))
             raise SourceError(
                 f"{root}: {quote_value(wrong.image.name)} has the label {quote_value(wrong.label)}, and lies in a "
-                f"folder that may be its class; choose: --classes-at last for {len(folders)} classes by the folders "
-                f"({', '.join(folders[:4])}), or --classes FILE with the names of the labels"
+                f"folder that may be its class; choose: `classes_at` last for {len(folders)} classes by the folders "
+                f"({', '.join(folders[:4])}), or `classes` FILE with the names of the labels"
             )
 
 
@@ -283,5 +283,5 @@ def _check_sidecar(
         raise SourceError(
             f"{tar}: the label in {quote_value(member.name)} is {quote_value(label)} and that in "
             f"{quote_value(sidecar.name)} {quote_value(other)}; pack the samples again with the right one alone, or "
-            "give a table with --labels FILE"
+            "give a table with `labels` FILE"
         )

@@ -65,7 +65,7 @@ def open_source(text: str, *, fetch_to: Path | None = None, quiet: bool = True) 
         raise SourceError(f"{text}: {other} is read in place, but {streams[0]} is fetched first; give one kind alone")
     if fetch_to is None:
         raise SourceError(
-            f"{streams[0]}: can be read only once, so it is copied first; give --fetch FOLDER for the tars"
+            f"{streams[0]}: can be read only once, so it is copied first; give `fetch_to` FOLDER for the tars"
         )
     names = [_name_tar(url) for url in urls]
     _check_unique(text, names)

@@ -227,18 +227,18 @@ def _resolve_class(sample: Sample, name_of: ClassNames) -> str:
         if name_of and label not in name_of.values():
             raise SourceError(
                 f"{sample.tar}: sample {quote_value(sample.key)} has label {quote_value(label)}, which is not a "
-                "known class; write all labels as numbers or all as words, or give the classes with --classes"
+                "known class; write all labels as numbers or all as words, or give the classes with `classes`"
             )
         return label
     if not name_of:
         raise SourceError(
             f"{sample.tar}: sample {quote_value(sample.key)} has the number {label} as its label, where others have "
-            "words; write all labels in one way, or give the classes with --classes"
+            "words; write all labels in one way, or give the classes with `classes`"
         )
     if label not in name_of:
         raise SourceError(
             f"{sample.tar}: sample {quote_value(sample.key)} has label {label}, for which there is no class "
-            f"({len(name_of)} known); give the list that belongs to it with --classes"
+            f"({len(name_of)} known); give the list that belongs to it with `classes`"
         )
     return name_of[label]
 
@@ -276,8 +276,8 @@ def _infer_classes(root: Path, by_split: Mapping[str, Sequence[str]]) -> dict[in
             raise SourceError(
                 f"{sample.tar}: sample {quote_value(sample.key)} has label {number}, but other samples say that "
                 f"{number} is "
-                f"{wnid_of[number]} and {wnid} is {label_of.get(wnid, number)}; give the classes with --classes"
+                f"{wnid_of[number]} and {wnid} is {label_of.get(wnid, number)}; give the classes with `classes`"
             )
     if top > _MAX_LABEL:
-        raise SourceError(f"{root}: labels go up to {top:,}: no numbers of classes; give the classes with --classes")
+        raise SourceError(f"{root}: labels go up to {top:,}: no numbers of classes; give the classes with `classes`")
     return wnid_of if canonical else {number: str(number) for number in range(top + 1)}

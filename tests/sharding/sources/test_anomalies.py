@@ -370,7 +370,7 @@ def test_folders_unpacked_beside_their_archive_are_asked_about(tmp_path):
     """The folders may have been changed, or hold a part."""
     mini.write_archives(tmp_path)
     mini.write_folder(tmp_path)
-    with pytest.raises(SourceError, match=r"\(train/, val/\) lie beside .*--classes-at 1 .*, or move the folders away"):
+    with pytest.raises(SourceError, match=r"\(train/, val/\) lie beside .*`classes_at` 1 .*, or move the folders away"):
         detect_source(tmp_path)
 
 

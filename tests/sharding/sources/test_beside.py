@@ -80,10 +80,10 @@ def test_class_folders_beside_another_form_are_asked_about(tmp_path, name, above
     said = str(error.value)
     assert "\n" not in said
     alone = src / above / path
-    chosen = next(place for place in (alone, alone.parent) if f"--src {place} for that alone" in said)
+    chosen = next(place for place in (alone, alone.parent) if f"`source` {place} for that alone" in said)
     assert by_split(chosen) == {"train": ["ant", "ant", "bee"]}
-    source = src / above if f"--src {src}/{above.rstrip('/')} --classes-at" in said else src
-    level = int(said.partition("--classes-at ")[2][0])
+    source = src / above if f"`source` {src}/{above.rstrip('/')} `classes_at`" in said else src
+    level = int(said.partition("`classes_at` ")[2][0])
     found = read_classes(source, classes_at=level)
     inside = above if source == src else ""
     assert found == {"train": {f"{inside}{p}": p.split("/")[0] for p in ANTS}}
@@ -104,7 +104,7 @@ def test_the_folders_of_the_split_that_is_packed_beside_them_are_asked_about(tmp
     path, write_form = PACKED_SPLIT[name]
     src = make_files(tmp_path / "set", *(f"train/{p}" for p in ANTS), *(f"val/{p}" for p in ANTS))
     write_form(src / path)
-    with pytest.raises(SourceError, match=r"--classes-at 1 for the class folders in train/, val/") as error:
+    with pytest.raises(SourceError, match=r"`classes_at` 1 for the class folders in train/, val/") as error:
         read_classes(src)
     assert "\n" not in str(error.value)
     assert by_split(src, classes_at=1) == {"train": ["ant", "ant", "bee"], "val": ["ant", "ant", "bee"]}
@@ -259,21 +259,21 @@ def test_pascal_voc_is_named_below_the_folders_around_it(tmp_path):
 
 @pytest.mark.parametrize("paths", [["ant/", "bee/"], ["train/ant/1.jpg", "train/bee/1.jpg", "val/ant/", "val/bee/"]])
 def test_a_source_or_a_split_without_images_says_what_to_do(tmp_path, paths):
-    with pytest.raises(SourceError, match=r"no images found .*; expected .*add them, .*another split with --split"):
+    with pytest.raises(SourceError, match=r"no images found .*; expected .*add them, .*another split with `split`"):
         read_classes(make_files(tmp_path / "set", *paths))
 
 
 # what lies in the source, as paths; ``.tar`` holds images in class folders, ``flat`` ones and ``.parquet`` images
 LOST = {
-    "Parquet beside a tar of another split": (["train.parquet", "val.tar"], r"--src .*/train\.par.*--src .*/val\.tar"),
-    "Parquet beside WebDataset": (["wds/train-0.tar", "val.parquet"], r"--src .*/val\.parquet .*--src"),
-    "Parquet beside a data set": (["shards/", "train.parquet"], r"--src .*/train\.parquet .*--src .*/shards "),
-    "a tar beside a data set": (["shards/", "more.tar"], r"--src .*/more\.tar .*--src .*/shards "),
-    "a folder of Parquet beside a tar": (["data/train.parquet", "val.tar"], r"--src .*/data .*--src .*/val\.tar"),
-    "a folder of tars beside a tar": (["train.tar", "old/train.tar"], r"--src .*/old .*--src .*/train\.tar"),
-    "a folder of tars beside class folders": (["ant/1.jpg", "bee/1.jpg", "old/all.tar"], r"\(old\).*--classes-at 1"),
+    "Parquet beside another split's tar": (["train.parquet", "val.tar"], r"`source` .*train\.p.*`source` .*val\.tar"),
+    "Parquet beside WebDataset": (["wds/train-0.tar", "val.parquet"], r"`source` .*/val\.parquet .*`source`"),
+    "Parquet beside a data set": (["shards/", "train.parquet"], r"`source` .*/train\.parquet .*`source` .*/shards "),
+    "a tar beside a data set": (["shards/", "more.tar"], r"`source` .*/more\.tar .*`source` .*/shards "),
+    "a folder of Parquet beside a tar": (["data/train.parquet", "val.tar"], r"`source` .*/data .*`source` .*/val\.tar"),
+    "a folder of tars beside a tar": (["train.tar", "old/train.tar"], r"`source` .*/old .*`source` .*/train\.tar"),
+    "a folder of tars beside class folders": (["ant/1.jpg", "bee/1.jpg", "old/all.tar"], r"\(old\).*`classes_at` 1"),
     "tars of classes beside class folders": (
-        ["ant/1.jpg", "bee/1.jpg", "flat/cow.tar", "flat/dog.tar"], r"--classes-at 1.*--classes-at 0 for 2 .*unpack",
+        ["ant/1.jpg", "bee/1.jpg", "flat/cow.tar", "flat/dog.tar"], r"`classes_at` 1.*`classes_at` 0 for 2 .*unpack",
     ),
     "a class tar beside a compressed one": (["compressed.tar"], r"bee\.tar\.gz is compressed.*unpack"),
 }  # fmt: skip

@@ -117,7 +117,7 @@ LAYOUTS = {
 def test_the_layouts_of_detection_are_named(tmp_path, called):
     for path in LAYOUTS[called]:
         mini.write(tmp_path / path, mini.jpeg(1))
-    with pytest.raises(SourceError, match=f"laid out as {called.strip()}.*--labels FILE"):
+    with pytest.raises(SourceError, match=f"laid out as {called.strip()}.*`labels` FILE"):
         detect_source(tmp_path)
 
 

@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_told_and_left_out_only_when_asked(tmp_path, old, n
     mini.write(tmp_path / "t.csv", (text.replace(old, new) if old else text + new).encode())
     with pytest.raises(SourceError, match=match) as error:
         classes(tmp_path / "i", tmp_path / "t.csv")
-    assert "--labels-partial" in str(error.value)
+    assert "`labels.partial`" in str(error.value)
     left = {path: label for path, label in flat().items() if not old or path != "00004.jpg"}
     assert classes(tmp_path / "i", tmp_path / "t.csv", partial=True) == {"train": left}
     found = read_split(detect_source(tmp_path / "i", labels=asked(tmp_path / "t.csv", partial=True)).splits["train"])
@@ -185,7 +185,7 @@ AMBIGUOUS = {
 def test_columns_that_are_not_certain_are_an_error_that_names_the_option(tmp_path, text):
     write_images(tmp_path / "i", ["1", "2"])
     mini.write(tmp_path / "t.csv", text.encode())
-    with pytest.raises(SourceError, match="--label-columns FILE,CLASS"):
+    with pytest.raises(SourceError, match=r"`labels\.columns` FILE,CLASS"):
         classes(tmp_path / "i", tmp_path / "t.csv")
 
 
@@ -202,7 +202,7 @@ def test_the_option_settles_it(tmp_path, columns):
 def test_wrong_columns_are_an_error_and_so_are_columns_without_a_table(tmp_path, columns):
     with pytest.raises(SourceError, match="expected FILE,CLASS"):
         asked(tmp_path, columns)
-    with pytest.raises(SourceError, match="--labels, which is not given"):
+    with pytest.raises(SourceError, match="`labels`, which is not given"):
         asked(None, columns)
 
 
@@ -226,7 +226,7 @@ def test_a_header_of_unknown_words_is_a_row_until_its_columns_are_named(tmp_path
     write_images(tmp_path / "i", ["1", "2", "3"])
     mini.write(tmp_path / "t.csv", b"Bild,Art\n1.jpg,x\n2.jpg,y\n3.jpg,x\n")
     with pytest.raises(
-        SourceError, match=r"no image for 1 of 4 rows, the first: line 1 of t.csv, 'Bild' \(--label-col"
+        SourceError, match=r"no image for 1 of 4 rows, the first: line 1 of t.csv, 'Bild' \(`labels.col"
     ):
         classes(tmp_path / "i", tmp_path / "t.csv")
     expected = {"train": {"1.jpg": "x", "2.jpg": "y", "3.jpg": "x"}}
@@ -246,7 +246,7 @@ def test_a_column_of_splits_is_understood(tmp_path):
         "train": {"1.jpg": "x"}, "val": {"2.jpg": "x"}, "test": {"3.jpg": "x"},
     }  # fmt: skip
     mini.write(tmp_path / "t.csv", b"file,label,split\n1.jpg,x,train\n2.jpg,x,7\n3.jpg,x,test\n")
-    with pytest.raises(SourceError, match=r"line 3 has '7' in column 'split'.*--label-columns FILE,CLASS leaves"):
+    with pytest.raises(SourceError, match=r"line 3 has '7' in column 'split'.*`labels.columns` FILE,CLASS leaves"):
         classes(tmp_path / "i", tmp_path / "t.csv")
     assert len(classes(tmp_path / "i", tmp_path / "t.csv", "file,label")["train"]) == 3
 
@@ -326,7 +326,7 @@ def test_two_tables_for_one_split_are_not_chosen_between(tmp_path, other):
     kaggle(tmp_path)
     mini.write(tmp_path / other, b"file,label\n1.jpg,x\n")
     with pytest.raises(
-        SourceError, match=r"may stand in .*train.*csv, train.*csv; choose one with --labels|labels.csv, tr"
+        SourceError, match=r"may stand in .*train.*csv, train.*csv; choose one with `labels`|labels.csv, tr"
     ):
         detect_source(tmp_path)
 
@@ -389,7 +389,7 @@ def test_tiny_imagenet_is_read_as_it_is_unpacked(tmp_path):
 def test_a_label_that_is_no_given_class_is_an_error(tmp_path):
     write_images(tmp_path / "i", ["1", "2"])
     mini.write(tmp_path / "t.csv", b"file,label\n1.jpg,0\n2.jpg,2\n")
-    with pytest.raises(SourceError, match=r"line 2 of t.csv: '0' is none of 2 classes .* --classes"):
+    with pytest.raises(SourceError, match=r"line 2 of t.csv: '0' is none of 2 classes .* `classes`"):
         classes(tmp_path / "i", tmp_path / "t.csv", classes=("a", "b"))
 
 
@@ -407,7 +407,7 @@ def test_every_file_is_accounted_for(tmp_path):
 def test_images_without_a_table_are_an_error_that_says_how_to_give_one(tmp_path):
     write_images(tmp_path)
     mini.write(tmp_path / "mine.csv", b"file,label\n00000,x\n")
-    with pytest.raises(SourceError, match=r"holds 5 images \(00000.jpg, …\) and no class folders; .* --labels FILE"):
+    with pytest.raises(SourceError, match=r"holds 5 images \(00000.jpg, …\) and no class folders; .* `labels` FILE"):
         detect_source(tmp_path)
 
 
@@ -480,7 +480,7 @@ def test_what_is_said_of_an_incomplete_table_beside_the_images_can_be_typed(tmp_
     write_images(tmp_path / "train", [*LABELS, "90000"])
     table = tmp_path / "train.csv"
     mini.write(table, ("id,label\n" + "".join(f"{n}.jpg,{c}\n" for n, c in LABELS.items())).encode())
-    with pytest.raises(SourceError, match=rf"leave these out with --labels {table} --labels-partial$"):
+    with pytest.raises(SourceError, match=rf"leave these out with `labels` {table} `labels.partial`$"):
         classes(tmp_path)
     assert classes(tmp_path, table, partial=True) == {"train": flat("train/")}
 
@@ -515,7 +515,7 @@ NAMES = {
 
 def test_cells_of_several_labels_are_refused_by_name(tmp_path):
     images, table = write_table(tmp_path, PLANTS)
-    with pytest.raises(SourceError, match=r"3 of 3: .*'scab frog_eye' \(line 7 of t\.csv\).*--labels;") as error:
+    with pytest.raises(SourceError, match=r"3 of 3: .*'scab frog_eye' \(line 7 of t\.csv\).*`labels`;") as error:
         classes(images, table)
     assert "\n" not in str(error.value)
     found = classes(images, table, classes=tuple(sorted(set(PLANTS))))

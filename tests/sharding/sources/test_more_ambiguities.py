@@ -52,7 +52,7 @@ def test_one_folder_of_images_that_is_called_images_is_enough_to_ask(tmp_path):
 
 
 def test_folders_in_each_class_that_are_called_like_a_split_are_asked_about(tmp_path):
-    with pytest.raises(SourceError, match="--classes-at"):
+    with pytest.raises(SourceError, match="`classes_at`"):
         read(make(tmp_path / "set", "ant/train/1.jpg", "bee/train/2.jpg"))
 
 

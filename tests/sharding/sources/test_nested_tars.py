@@ -109,12 +109,12 @@ ASKED = {
     ),
     "class folders and a tar of class folders": (
         ["ant/1.jpg", "bee/2.jpg", "more.tar/ant/3.jpg", "more.tar/bee/4.jpg"],
-        r"--classes-at 1 for 3 classes .*--classes-at 2 for 2 .*--classes-at last for 2 .* at any depth",
+        r"`classes_at` 1 for 3 classes .*`classes_at` 2 for 2 .*`classes_at` last for 2 .* at any depth",
         {1: ["ant", "bee", "more", "more"], 2: ["", "", "ant", "bee"], LAST: ["ant", "bee", "ant", "bee"]},
     ),
     "one tar": (
         ["ant.tar/1.jpg"],
-        "holds only one class, 'ant'; choose: --classes-at 1",
+        "holds only one class, 'ant'; choose: `classes_at` 1",
         {1: ["ant"], TAR: ["photos"]},
     ),
     "a split of which there are two": (
@@ -151,7 +151,7 @@ def test_webdataset_tars_in_a_tar_are_no_classes(tmp_path):
     samples = {f"{i}.{end}": data for i in (0, 1) for end, data in (("jpg", mini.jpeg(i)), ("cls", b"%d" % i))}
     mini.write(tmp_path / "all.tar", tar_of({"train-0.tar": samples, "train-1.tar": samples}))
     with pytest.raises(
-        SourceError, match=r"holds WebDataset tars \(train-0\.tar; 2 such\).*unpack it .*--src"
+        SourceError, match=r"holds WebDataset tars \(train-0\.tar; 2 such\).*unpack it .*`source`"
     ) as error:
         read_classes(tmp_path / "all.tar")
     assert "\n" not in str(error.value)

@@ -83,7 +83,7 @@ def test_hugging_faces_own_library_sorts_the_same_files_into_the_same_splits(tmp
 @pytest.mark.parametrize("unknown", ["extra-00000-of-00001.parquet", "unsupervised.parquet", "0000.parquet"])
 def test_a_file_of_no_known_split_beside_others_is_an_error_and_never_training_data(tmp_path, unknown):
     write_files(tmp_path, ["train-00000-of-00001.parquet", unknown])
-    with pytest.raises(SourceError, match=rf"{unknown} implies no split, while train-.* does; rename it .*--split"):
+    with pytest.raises(SourceError, match=rf"{unknown} implies no split, while train-.* does; rename it .*`split`"):
         detect_source(tmp_path)
     assert files_of(tmp_path, "train") == {"train": ["train-00000-of-00001.parquet"]}
     found = read_split(detect_source(tmp_path, split="train").splits["train"])
@@ -92,7 +92,7 @@ def test_a_file_of_no_known_split_beside_others_is_an_error_and_never_training_d
 
 def test_files_of_one_unknown_split_are_asked_about(tmp_path):
     write_files(tmp_path, ["pool-00000-of-00002.parquet", "pool-00001-of-00002.parquet"])
-    with pytest.raises(SourceError, match=r"'pool', which is not a known name .*--split"):
+    with pytest.raises(SourceError, match=r"'pool', which is not a known name .*`split`"):
         detect_source(tmp_path)
     assert list(files_of(tmp_path, "val")) == ["val"]
 
@@ -143,7 +143,7 @@ def test_files_that_are_missing_by_their_numbers_are_said(tmp_path, there, missi
 
 def test_two_configurations_beside_each_other_are_not_mixed(tmp_path):
     write_files(tmp_path, ["small/train-0.parquet", "large/train-0.parquet"])
-    with pytest.raises(SourceError, match=r"2 sets beside each other, in large, small; give one .* as --src"):
+    with pytest.raises(SourceError, match=r"2 sets beside each other, in large, small; give one .* as `source`"):
         detect_source(tmp_path)
 
 
@@ -239,7 +239,7 @@ def test_rows_without_a_label_are_left_out_and_counted(tmp_path, none):
 
 def test_a_label_beyond_the_given_classes_is_an_error(tmp_path):
     write(tmp_path / "train-0.parquet", [0, 7])
-    with pytest.raises(SourceError, match=r"row 1 has label 7.*there are 2; give the list .* --classes"):
+    with pytest.raises(SourceError, match=r"row 1 has label 7.*there are 2; give the list .* `classes`"):
         list(read_split(detect_source(tmp_path, classes=["a", "b"]).splits["train"]).entries)
 
 

@@ -146,15 +146,15 @@ ASKED = {
         ["Train/a/1.jpg", "Train/b/1.jpg", "Test/a/1.jpg", "Valid/b/1.jpg", "pred/1.jpg"], "beside it pred;", {},
     ),
     "train and val in one": (["trainval/a/1.jpg", "trainval/b/1.jpg", "test/a/1.jpg"], "or rename them", {}),
-    "images and lists": (["images/a/1.jpg", "images/b/1.jpg", "masks/1.png"], "or --src .*/images for that", {}),
-    "variants": (["color/a/1.jpg", "color/b/1.jpg", "gray/a/1.jpg", "gray/b/1.jpg"], "or --src .*/color for that", {}),
+    "images and lists": (["images/a/1.jpg", "images/b/1.jpg", "masks/1.png"], "or `source` .*/images for that", {}),
+    "variants": (["color/a/1.jpg", "color/b/1.jpg", "gray/a/1.jpg", "gray/b/1.jpg"], "or `source` .*/color for", {}),
     "splits and more below classes": (
         ["cup/train/good/1.jpg", "cup/test/bad/1.jpg", "cup/masks/bad/1.jpg", "pen/train/good/1.jpg",
          "pen/test/bad/1.jpg", "pen/masks/bad/1.jpg"], r"folders of splits \(test, train\)", {},
     ),
-    "flat with names of its own": (["cars_train/1.jpg", "cars_test/1.jpg"], "or --labels FILE", {}),
-    "one flat folder deep down": (["a/b/images/1.jpg", "a/b/images/2.jpg"], "or --labels FILE", {}),
-    "flat with names": (["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"], "or --labels FILE", {}),
+    "flat with names of its own": (["cars_train/1.jpg", "cars_test/1.jpg"], "or `labels` FILE", {}),
+    "one flat folder deep down": (["a/b/images/1.jpg", "a/b/images/2.jpg"], "or `labels` FILE", {}),
+    "flat with names": (["train/cat.0.jpg", "train/dog.0.jpg", "test1/1.jpg"], "or `labels` FILE", {}),
     "splits below classes": (["cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg"], "folders of splits", {}),
 }  # fmt: skip
 
@@ -170,7 +170,7 @@ def test_more_than_one_reading_is_one_line_with_the_options(tmp_path, name, pack
     for option, classes in readings.items():
         level = LAST if option == "last" else int(option)
         if option != "last":
-            assert f"--classes-at {option} for " in str(error.value)
+            assert f"`classes_at` {option} for " in str(error.value)
         chosen = read_classes(src, classes_at=level)
         assert set(classes) <= set(chosen["train"].values())
         assert all(wnid in path.split("/")[:-1] for images in chosen.values() for path, wnid in images.items())
@@ -194,7 +194,7 @@ def test_no_image_of_a_chosen_level_is_lost(tmp_path):
 def test_a_table_of_images_that_lie_in_folders_of_other_names_is_asked_about(tmp_path):
     make_files(tmp_path / "ham", "week_1/ISIC_1.jpg", "week_2/ISIC_2.jpg")
     mini.write(tmp_path / "ham/meta.csv", b"lesion,image,shade\nH1,ISIC_1,mel\nH2,ISIC_2,nv\n")
-    with pytest.raises(SourceError, match=r"meta\.csv names images without the folders .*week_2\).*--labels \S*meta"):
+    with pytest.raises(SourceError, match=r"meta\.csv names images without the folders .*week_2\).*`labels` \S*meta"):
         read_classes(tmp_path / "ham")
     assert set(read_classes(tmp_path / "ham", classes_at=1)["train"].values()) == {"week_1", "week_2"}
     make_files(tmp_path / "set", "photos/cat/ISIC_1.jpg", "photos/dog/ISIC_2.jpg")
@@ -212,7 +212,7 @@ def test_a_folder_of_another_split_inside_a_split_is_refused(tmp_path, inner):
 
 def test_a_folder_beside_an_empty_class_is_not_stepped_into(tmp_path):
     make_files(tmp_path / "photos", "cat/2019/1.jpg", "cat/2020/2.jpg", "dog/")
-    with pytest.raises(SourceError, match=r"--classes-at 2 for 2 classes \(2019, 2020\)"):
+    with pytest.raises(SourceError, match=r"`classes_at` 2 for 2 classes \(2019, 2020\)"):
         read_classes(tmp_path / "photos")
 
 
@@ -254,7 +254,7 @@ def test_a_name_that_only_speaks_of_a_split_is_asked_about(tmp_path, name):
     make_files(tmp_path / "wrapped", f"{name}/cat/1.jpg", f"{name}/dog/1.jpg")
     tar = pack_tar(tmp_path / "p.tar", f"{name}/cat/1.jpg", f"{name}/dog/1.jpg")
     for src in (tmp_path / name, tmp_path / "wrapped", tar):
-        with pytest.raises(SourceError, match=r"choose: --split \w+, or --split train"):
+        with pytest.raises(SourceError, match=r"choose: `split` \w+, or `split` train"):
             read_classes(src)
         assert list(read_classes(src, split="test")) == ["test"]
         assert list(read_classes(src, split="train")) == ["train"]
@@ -310,14 +310,14 @@ def test_a_tar_whose_name_contradicts_its_folders_is_refused(tmp_path):
 def test_classes_in_tars_of_their_own(tmp_path):
     for name, members in {"10": ["1.jpg"], "9": ["1.jpg"], "cat": ["1.jpg", "a b/2.jpg"], "dog": ["1.jpg"]}.items():
         pack_tar(tmp_path / f"tars/{name}.tar", *members)
-    with pytest.raises(SourceError, match=r"--classes-at 0 for 4 classes named by the tars \(10, 9, cat, dog\)"):
+    with pytest.raises(SourceError, match=r"`classes_at` 0 for 4 classes named by the tars \(10, 9, cat, dog\)"):
         read_classes(tmp_path / "tars")
     truth = {"10.tar/1.jpg": "10", "9.tar/1.jpg": "9", "cat.tar/1.jpg": "cat", "cat.tar/a b/2.jpg": "cat",
              "dog.tar/1.jpg": "dog"}  # fmt: skip
     assert read_classes(tmp_path / "tars", classes_at=TAR) == {"train": truth}
     (tmp_path / "src").mkdir()
     (tmp_path / "tars").rename(tmp_path / "src/train")
-    with pytest.raises(SourceError, match="--classes-at 0"):
+    with pytest.raises(SourceError, match="`classes_at` 0"):
         read_classes(tmp_path / "src")
     assert read_classes(tmp_path / "src", classes_at=TAR) == {"train": {f"train/{p}": w for p, w in truth.items()}}
 
@@ -325,7 +325,7 @@ def test_classes_in_tars_of_their_own(tmp_path):
 def test_tars_of_images_alone_may_be_named_for_their_class(tmp_path):
     for name in ("cat", "dog"):
         pack_tar(tmp_path / f"tars/{name}.tar", "1.jpg")
-    with pytest.raises(SourceError, match=r"named for their class: --classes-at 0 for 2 classes \(cat, dog\)$"):
+    with pytest.raises(SourceError, match=r"named for their class: `classes_at` 0 for 2 classes \(cat, dog\)$"):
         read_classes(tmp_path / "tars")
     assert read_classes(tmp_path / "tars", classes_at=TAR) == {
         "train": {"cat.tar/1.jpg": "cat", "dog.tar/1.jpg": "dog"}
@@ -437,7 +437,7 @@ def test_classes_of_all_splits_are_compared_before_the_first_plan(tmp_path):
 
 def test_tars_in_a_deeper_folder_are_named(tmp_path):
     pack_tar(tmp_path / "src/x/a.tar", "flowers/daisy/1.jpg", "flowers/rose/1.jpg")
-    with pytest.raises(SourceError, match=f"give --src {re.escape(str(tmp_path / 'src' / 'x'))}"):
+    with pytest.raises(SourceError, match=f"give `source` {re.escape(str(tmp_path / 'src' / 'x'))}"):
         read_classes(tmp_path / "src")
 
 

@@ -70,7 +70,7 @@ def test_a_table_that_says_other_classes_than_the_folders_is_asked_about(tmp_pat
     src = make(tmp_path / "photos", *FOUR, **dict([table]))
     name = table[0].replace("__", "/").replace("_", ".")
     with pytest.raises(
-        SourceError, match=rf"{name} says that .*--classes-at 1 for 2 classes.*--labels \S*{name}"
+        SourceError, match=rf"{name} says that .*`classes_at` 1 for 2 classes.*`labels` \S*{name}"
     ) as error:
         read(src)
     assert "\n" not in str(error.value)
@@ -121,7 +121,7 @@ def test_tables_of_something_else_are_no_contradiction(tmp_path):
 def test_folders_called_like_parts_are_asked_about(tmp_path, folders):
     src = make(tmp_path / "photos", *(f"{folder}/{folder}.jpg" for folder in folders))
     with pytest.raises(
-        SourceError, match=rf"like parts of one set .*--classes-at 1 for 2 classes \({', '.join(folders)}\)"
+        SourceError, match=rf"like parts of one set .*`classes_at` 1 for 2 classes \({', '.join(folders)}\)"
     ):
         read(src)
     assert set(read(src, classes_at=1)["train"].values()) == set(folders)
@@ -162,13 +162,13 @@ def test_splits_are_read_from_what_lies_beside_the_class_folders(tmp_path, texts
 
 def test_lists_that_leave_an_image_out_or_name_it_twice_are_asked_about(tmp_path):
     src = make(tmp_path / "some", *FOUR, train_txt="ant/a1.jpg\nbee/b1.jpg\n", test_txt="ant/a2.jpg\n")
-    with pytest.raises(SourceError, match=r"1 image in none of them \(bee/b2\.jpg.*choose: --classes-at 1"):
+    with pytest.raises(SourceError, match=r"1 image in none of them \(bee/b2\.jpg.*choose: `classes_at` 1"):
         read(src)
     dtd = make(tmp_path / "dtd", *(f"images/{path}" for path in FOUR))
     for fold in (1, 2):
         mini.write(dtd / f"labels/train{fold}.txt", f"ant/a{fold}.jpg\nbee/b{fold}.jpg\n".encode())
         mini.write(dtd / f"labels/test{fold}.txt", f"ant/a{3 - fold}.jpg\nbee/b{3 - fold}.jpg\n".encode())
-    with pytest.raises(SourceError, match=r"is in test and train at once .*choose: --classes-at 2 for 2 classes"):
+    with pytest.raises(SourceError, match=r"is in test and train at once .*choose: `classes_at` 2 for 2 classes"):
         read(dtd)
     for source, level in ((src, 1), (dtd, 2)):
         assert len(read(source, classes_at=level)["train"]) == 4
@@ -182,7 +182,7 @@ def test_a_column_of_splits_that_contradicts_the_folders_is_asked_about(tmp_path
     assert set(read(src)) == {"train", "val"}
     mini.write(src / "noisy.csv", rows.format(1).encode())
     with pytest.raises(
-        SourceError, match=r"train/ant/a1\.jpg is in val, and its images are read as train; choose: --labels"
+        SourceError, match=r"train/ant/a1\.jpg is in val, and its images are read as train; choose: `labels`"
     ):
         read(src)
 
@@ -196,7 +196,7 @@ def test_the_tables_of_flat_images_tell_the_split_by_flags(tmp_path):
     for column, cells in (("is_train", "110"), ("partition", "012"), ("is_valid", "01x")):
         rows = "".join(f"{number}.jpg,a,{cell}\n" for number, cell in enumerate(cells, 1))
         mini.write(src / "labels.csv", f"file,label,{column}\n{rows}".encode())
-        with pytest.raises(SourceError, match=rf"in column '{column}'.*--label-columns FILE,CLASS leaves"):
+        with pytest.raises(SourceError, match=rf"in column '{column}'.*`labels.columns` FILE,CLASS leaves"):
             read(src)
 
 
@@ -262,7 +262,7 @@ def test_a_column_of_parquet_tells_the_splits(tmp_path, column):
 
 def test_a_column_of_parquet_that_is_not_clear_is_asked_about(tmp_path):
     odd = parquet(tmp_path / "odd/data.parquet", split=["train", "x", "train", "train"])
-    with pytest.raises(SourceError, match=r"column 'split' has 'x', .*--split train, val or test takes all rows"):
+    with pytest.raises(SourceError, match=r"column 'split' has 'x', .*`split` train, val or test takes all rows"):
         read(odd)
     assert len(read(odd, split="val")["val"]) == 4
     named = parquet(tmp_path / "named/train.parquet", split=["train", "train", "train", "test"])
@@ -291,7 +291,7 @@ def test_sidecars_that_contradict_each_other_are_an_error(tmp_path):
 def test_labels_that_are_not_those_of_the_folders_are_asked_about(tmp_path, labels):
     members = [("a/0.jpg", "x"), ("a/0.cls", labels[0]), ("b/1.jpg", "y"), ("b/1.cls", labels[1])]
     src = samples(tmp_path / "side.tar", *members)
-    with pytest.raises(SourceError, match=r"'a/0\.jpg' has the label '?[7b]'?, .*--classes-at last for 2 classes"):
+    with pytest.raises(SourceError, match=r"'a/0\.jpg' has the label '?[7b]'?, .*`classes_at` last for 2 classes"):
         read(src)
     assert set(read(src, classes_at=-1)["train"].values()) == {"a", "b"}
 
