@@ -87,3 +87,21 @@ def test_what_lies_in_a_folder_of_the_system_belongs_to_it(path):
 @pytest.mark.parametrize("path", ["./a/1.jpg", "../a/1.jpg", "a/eaDir/1.jpg", "a.b/1.jpg"])
 def test_steps_and_ordinary_names_do_not(path):
     assert not has_system_part(path)
+
+
+def test_names_of_imagenet_s_validation_images_tell_no_class(tmp_path):
+    """Their labels are numbers then, in a tar of WebDataset as elsewhere."""
+    members = [
+        (f"ILSVRC2012_val_{i:08d}.{end}", data)
+        for i in (1, 2)
+        for end, data in (("jpg", b"x"), ("cls", b"%d" % (i - 1)))
+    ]
+    mini.write(tmp_path / "train-000000.tar", mini.tar_bytes(members))
+    assert list_splits(tmp_path)["train"].classes == ("0", "1")
+
+
+def test_labels_beyond_a_million_are_ids_of_another_kind(tmp_path):
+    members = [(f"{i}.{end}", data) for i in (0, 1_000_001) for end, data in (("jpg", b"x"), ("cls", b"%d" % i))]
+    mini.write(tmp_path / "train-000000.tar", mini.tar_bytes(members))
+    with pytest.raises(SourceError, match="labels go up to 1,000,001: no numbers of classes"):
+        list_splits(tmp_path)
