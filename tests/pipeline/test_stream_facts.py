@@ -42,7 +42,7 @@ def converted(folder, split, classes):
 def test_splits_of_as_many_classes_with_other_names_are_refused(tmp_path):
     train = converted(tmp_path / "one", "train", ["ant", "bee"])
     val = converted(tmp_path / "other", "val", ["ant", "cow"])
-    with pytest.raises(StreamError, match="2 classes and .* has 2, or in another order"):
+    with pytest.raises(StreamError, match=r"2 classes and .* has 2, or in another order"):
         ShardedData(train=train, val=val, batch_size=2).facts()
 
 
