@@ -166,18 +166,18 @@ def _build_verdict(run: Run, metrics: Metrics) -> Block:
     verdict = metrics.step_times.verdict()
     if verdict is None:
         return Note(text="Too few steps with measured stages for a verdict.")
-    balance = metrics.step_times
-    stages = (f"{name.removesuffix('_s')} {seconds:,.1f} s" for name, seconds in asdict(balance.stages).items())
+    times = metrics.step_times
+    stages = (f"{name.removesuffix('_s')} {seconds:,.1f} s" for name, seconds in asdict(times.stages).items())
     rows = [
-        ("verdict", verdict.to_text(_read_setting(run))),
-        ("waited for data", format_percent(balance.wait_s / max(balance.elapsed_s, 1e-9), 2)),
+        ("verdict", verdict.to_text(times.setting or _read_setting(run))),
+        ("waited for data, the first steps left out", format_percent(times.wait_s / max(times.elapsed_s, 1e-9), 2)),
         ("time of the stream's stages, mostly overlapped with training", ", ".join(stages)),
     ]
     return Facts(rows=rows)
 
 
 def _read_setting(run: Run) -> RunSetting:
-    """Return the run's settings. Its files do not describe its machine, so the verdict must not advise more ranks."""
+    """Return what is known of the setting of a run whose metrics do not hold it; nothing asks for more ranks then."""
     precision, ranks, order = run.facts.get("precision"), run.facts.get("processes"), run.data.get("order")
     ranks = ranks if isinstance(ranks, int) else 1
     return RunSetting(precision=precision, order=order, ranks=ranks, max_ranks=ranks)

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from alexstream.pipeline.batch import Batch, DataFacts, StageTimes
+from alexstream.report import training
+from alexstream.report.subject import Run
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.distributed.launch import Rank, choose_device_type
 from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.evaluation.evaluate import Score, Totals, evaluate_model
 from alexstream.trainer.loop import Trainer, last_step_of_epoch, train
+from alexstream.trainer.metrics import Metrics
 from alexstream.trainer.network.columns import Columns
 from alexstream.trainer.recipe import Phase, Recipe
 from alexstream.trainer.run_setup import RunOptions, clear_leftovers, load_start_parameters, prepare_run
@@ -358,3 +361,15 @@ def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, verdict):
     assert last.startswith(verdict) and ("read" in last) == (verdict == "DATA-BOUND")
     stages = [row["stages"]["read_s"] for row in rows(tmp_path / "run") if "stages" in row]
     assert stages == [0.9 if verdict == "DATA-BOUND" else 0.0] * last_step_of_epoch(11, data.facts())
+
+
+def test_train_and_report_say_the_same_of_a_run_that_was_resumed(tmp_path, capsys):
+    """A later process's steps are not all there is, and its first ones wait until the stream is ahead."""
+    small = Recipe(learning_rate=1e-6, columns=1, width=0.125)
+    run(tmp_path / "run", Ready(), epochs=12, recipe=small)
+    capsys.readouterr()
+    run(tmp_path / "run", Slow(), epochs=14, recipe=small, resume=True)
+    *_, line = capsys.readouterr().out.splitlines()
+    found = Run(folder=tmp_path / "run", facts={}, options={}, network=None)
+    ((name, told), *_) = training._build_verdict(found, Metrics.read(tmp_path / "run")).rows
+    assert name == "verdict" and told == line and line.startswith("COMPUTE-BOUND")

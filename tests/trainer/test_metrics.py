@@ -2,13 +2,14 @@
 
 import json
 import tracemalloc
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.metrics import METRICS_FILE, Metrics, ProgressMeter, Recorder
-from alexstream.trainer.verdict import MIN_STEPS, WARM_UP_STEPS
+from alexstream.trainer.verdict import MIN_STEPS, WARM_UP_STEPS, RunSetting
 
 
 def step_row(step, **changes):
@@ -38,6 +39,16 @@ def test_where_the_time_went_is_what_the_run_said(tmp_path):
     assert written(tmp_path, old).step_times.verdict() is None
 
 
+def test_the_time_after_each_opening_of_the_stream_is_left_out(tmp_path):
+    """A run that was resumed twice, each time with five steps that wait: what is left waited for nothing."""
+    setting = asdict(RunSetting(device="cpu", ranks=2, max_ranks=2))
+    warm_up = [step_row(1, wait_s=1.9, setting=setting), *(step_row(i, wait_s=1.9) for i in range(2, 6))]
+    steady = [step_row(i, wait_s=0.0) for i in range(6, 12)]
+    times = written(tmp_path, 3 * (warm_up + steady)).step_times
+    assert (times.elapsed_s, times.wait_s) == (36.0, 0.0) and not times.verdict().data_bound
+    assert times.setting == RunSetting(device="cpu", ranks=2, max_ranks=2)
+
+
 def test_nothing_yet_and_nothing_at_all(tmp_path):
     assert written(tmp_path, []).steps["loss"].tolist() == []
     with pytest.raises(TrainError, match=r"has no metrics\.jsonl"):
@@ -55,6 +66,7 @@ def test_nothing_yet_and_nothing_at_all(tmp_path):
         ({"loss": "low"}, "loss"),
         ({"stages": {"decode_s": float("nan")}}, "a time is no number"),
         ({"busy_s": float("inf")}, "a time is no number"),
+        ({"setting": {"ranks": "two"}}, "setting.ranks is 'two', expected int"),
     ],
 )
 def test_a_line_that_no_run_writes_is_named_by_its_number(tmp_path, changes, reason):
