@@ -237,8 +237,8 @@ def neighbours(
 ) -> None:
     """Find the training images most similar to some query images, and draw them, as in figure 4 of the paper.
 
-    Similarity is the Euclidean distance between the 4096 activations of the last hidden layer, in test mode, of the
-    center crops. The search is exact: it passes once over the whole training split. Python:
+    Similarity is the Euclidean distance between the activations of the last hidden layer, in test mode, of the center
+    crops. The search is exact: it passes once over the whole training split. Python:
     alexstream.trainer.evaluation.neighbors.find_neighbors.
 
     \b
@@ -261,7 +261,9 @@ def neighbours(
         ensemble.build_models(where)[0], splits[-1], asked, load_class_names(stream), count, where, quiet=quiet
     )
     click.echo("\n".join(json.dumps(one.to_dict()) if as_json else one.to_text() for one in found))
-    save_neighbors([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
+    state = ensemble.states[0]
+    what = f"{checkpoint}, step {state.step:,}"
+    save_neighbors([one.pictures() for one in found], state.num_activations, what, out)
     click.echo(f"picture: {out}", err=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 import unicodedata
 from typing import Any
@@ -52,6 +53,14 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def format_significant(number: float, digits: int = 4) -> str:
+    """Format a number with at least so many significant digits: ``0.0001234``, ``12.34``, ``12,346``, ``0``."""
+    if number == 0 or not math.isfinite(number):
+        return f"{number:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(number)))
+    return f"{number:,.{max(0, decimals)}f}" if decimals < digits + 4 else f"{number:.{digits - 1}e}"
 
 
 def normalize_nfc(name: str) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from alexstream.core.text import shorten
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-INK, FAINT = "#2b3440", "#d9dee4"
+INK, GRAY, FAINT = "#2b3440", "#6b7683", "#d9dee4"
 WIDTH_IN, HEIGHT_IN = 4.9, 2.85
 MAX_BARS = 25  # with more classes than this, draw a curve in place of bars
 MAX_LABEL_CHARS = 26  # characters shown of a class's name

@@ -94,7 +94,7 @@ def _describe_split(split: _Split) -> dict[str, str]:
     smallest, largest = told["samples_per_class"]["smallest"], told["samples_per_class"]["largest"]
     return {
         "images": f"{told['samples']:,}",
-        "classes": f"{told['classes']:,}, with {_format_range(smallest, largest)} images each",
+        "classes": f"{told['classes']:,}, with {_format_range(smallest, largest)} each",
         "audit": f"found {counts.found:,} = written {counts.written:,} + quarantined {counts.quarantined:,} "
         f"+ excluded {counts.excluded:,}",
         "source": f"{told['source']}: {told['source_form']}",
@@ -106,8 +106,9 @@ def _describe_split(split: _Split) -> dict[str, str]:
     }
 
 
-def _format_range(low: float, high: float) -> str:
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+def _format_range(fewest: float, most: float) -> str:
+    """Format numbers of images: ``1 image``, ``10 to 12 images``."""
+    return count_of(int(most), "image") if fewest == most else f"{fewest:,.0f} to {most:,.0f} images"
 
 
 def _build_classes(splits: Sequence[_Split]) -> list[Block]:
@@ -122,7 +123,7 @@ def _build_classes(splits: Sequence[_Split]) -> list[Block]:
 
 def _summarize_classes(series: Sequence[tuple[str, NDArray[np.float64]]]) -> str:
     parts = [
-        f"{name}: {_format_range(values.min(), values.max())} images a class, median {np.median(values):,.0f}"
+        f"{name}: {_format_range(values.min(), values.max())} a class, median {np.median(values):,.0f}"
         for name, values in series
     ]
     return "; ".join(parts) + "."

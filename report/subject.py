@@ -63,6 +63,12 @@ class Run:
         found = self.facts.get("data")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes by ``run.json``; 0 if it does not say."""
+        found = self.data.get("classes")
+        return len(found) if isinstance(found, list) else 0
+
     @classmethod
     def from_folder(cls, folder: Path) -> Run:
         """Read a run folder. Raises CheckpointError if its newest checkpoint cannot be read."""

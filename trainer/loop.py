@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -22,6 +23,7 @@ from alexstream.trainer.distributed.launch import Rank, make_run_setting
 from alexstream.trainer.distributed.watchdog import FIRST_REPORT_S, StallWatchdog
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.evaluation.evaluate import Score, Totals, count_results
+from alexstream.trainer.guessing import TOLD_AT_STEPS, WINDOW_STEPS, describe_guessing
 from alexstream.trainer.metrics import Metrics, ProgressMeter, Recorder, StepResult
 from alexstream.trainer.network.geometry import count_parameters
 from alexstream.trainer.optim.schedule import choose_phase
@@ -79,6 +81,7 @@ class Trainer:
         self.recorder = Recorder(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
         self.watchdog = rank.columns.watchdog or StallWatchdog("rank 0", min(FIRST_REPORT_S, options.timeout_s / 2))
         self._pending: StepResult | None = None
+        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
         self._opened: RunSetting | None = None  # of a stream that no step has used yet
 
     def run(self) -> None:
@@ -201,15 +204,20 @@ class Trainer:
         self.recorder.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
         self._check_loss(result, meter.mean_loss() if math.isfinite(loss) else loss)
+        self._losses.append(loss)
+        if result.step in TOLD_AT_STEPS:
+            hint = describe_guessing(result.step, list(self._losses), len(self.facts.classes))
+            if hint:
+                self.recorder.print_line(f"note: {hint}")
         if meter.is_due():
             total = last_step_of_epoch(self.options.epochs, self.facts)
             self.recorder.print_line(
                 f"epoch {result.epoch}/{self.options.epochs}  step {result.step}/{total}  lr {result.phase.rate:g}  "
-                f"{meter.to_text()}"
+                f"{meter.to_text(len(self.facts.classes))}"
             )
 
     def _check_loss(self, result: StepResult, loss: float) -> None:
-        remedy = "the last checkpoint is intact: start again with a smaller `learning_rate`"
+        remedy = checkpoints.restart_advice(self.options.folder)
         if not math.isfinite(loss):
             raise TrainError(f"the loss is not a number at step {result.step}; {remedy}")
         guessing = math.log(max(2, len(self.facts.classes)))
@@ -226,7 +234,8 @@ class Trainer:
         if score is not None:
             self.recorder.epoch(epoch=epoch, step=self.step, score=score)
         self._save_checkpoint()
-        self.recorder.print_line(f"{line}  {score.to_text() if score else 'no validation split'}", result=True)
+        found = f"validation {score.to_text(len(self.facts.classes))}" if score else "no validation split"
+        self.recorder.print_line(f"{line}  {found}", result=True)
 
     def _validate(self) -> Score | None:
         if self.facts.num_val == 0:

@@ -28,6 +28,7 @@ from alexstream.pipeline.batch import StageTimes
 from alexstream.trainer.checkpoint import resume_advice
 from alexstream.trainer.errors import CheckpointVersionError, TrainError
 from alexstream.trainer.evaluation.evaluate import Score
+from alexstream.trainer.evaluation.scoring import format_chance
 from alexstream.trainer.recipe import Phase
 from alexstream.trainer.verdict import RunSetting, StepTimes
 
@@ -130,11 +131,12 @@ class ProgressMeter:
         """Return the mean loss of the steps since the last line."""
         return self.loss / self.steps
 
-    def to_text(self) -> str:
-        """Return ``loss 2.3012  top-1 12.5 %  48.1 images/s  data-wait 0.4 %  ETA 1 h 02 min``."""
+    def to_text(self, num_classes: int) -> str:
+        """Return ``loss 2.3012  top-1 12.5 % (chance 10 %)  48.1 images/s  data-wait 0.4 %  ETA 1 h 02 min``."""
         wait = 100 * self.wait_s / self.elapsed_s
         return (
-            f"loss {self.mean_loss():.4f}  top-1 {100 * self.accuracy / self.steps:.1f} %  "
+            f"loss {self.mean_loss():.4f}  "
+            f"top-1 {100 * self.accuracy / self.steps:.1f} % {format_chance(num_classes)}  "
             f"{self.images / self.elapsed_s:.1f} images/s  data-wait {wait:.1f} %  "
             f"ETA {format_duration(self.remaining * (self._pace_s or 0.0))}"
         )

@@ -88,11 +88,11 @@ def test_a_line_is_of_the_steps_since_the_last_one():
     meter.add(images=8, loss=1.0, accuracy=0.0, elapsed_s=6.0, wait_s=1.5)
     assert meter.is_due() and meter.mean_loss() == 2.0
     # The pace is 0.95 of 2 s and 0.05 of 6 s a step; 100 steps are left.
-    assert meter.to_text() == "loss 2.0000  top-1 25.0 %  2.0 images/s  data-wait 25.0 %  ETA 4 min"
+    assert meter.to_text(1000) == "loss 2.0000  top-1 25.0 % (chance 0.1 %)  2.0 images/s  data-wait 25.0 %  ETA 4 min"
     meter.add(images=4, loss=5.0, accuracy=1.0, elapsed_s=1.0, wait_s=0.0)
     assert not meter.is_due() and meter.mean_loss() == 5.0
     # 0.95 of 2.2 s and 0.05 of 1 s: 2.14 s a step, 99 steps, 212 s.
-    assert meter.to_text() == "loss 5.0000  top-1 100.0 %  4.0 images/s  data-wait 0.0 %  ETA 4 min"
+    assert meter.to_text(3) == "loss 5.0000  top-1 100.0 % (chance 33.3 %)  4.0 images/s  data-wait 0.0 %  ETA 4 min"
 
 
 def test_results_go_to_stdout_and_progress_to_stderr_unless_quiet(tmp_path, capsys):

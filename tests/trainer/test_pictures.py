@@ -76,7 +76,7 @@ def test_queries_are_left_and_what_was_found_follows_in_its_row(tmp_path):
     images = [generator.integers(0, 256, (256, 256, 3), np.uint8) for _ in range(6)]
     query, *near = (CaptionedImage(pixels_SSC=image, lines=("a class", "$1")) for image in images[:3])
     other, *far = (CaptionedImage(pixels_SSC=image, lines=("x" * 99, "2")) for image in images[3:])
-    pictures.save_neighbors([(query, near), (other, far)], "a network", tmp_path / "n.png")
+    pictures.save_neighbors([(query, near), (other, far)], 512, "a network", tmp_path / "n.png")
     places = [found_in(tmp_path / "n.png", pictures.make_thumbnail(image)) for image in images]
     (y0, x0), (y1, x1), (y2, x2), *second = places
     assert y0 == y1 == y2 and x0 + THUMBNAIL_PX < x1 and x1 + THUMBNAIL_PX < x2

@@ -114,7 +114,9 @@ def make_thumbnail(pixels_SSC: Uint8) -> Uint8:
     return np.asarray(small)
 
 
-def save_neighbors(rows: Sequence[tuple[CaptionedImage, Sequence[CaptionedImage]]], what: str, path: Path) -> None:
+def save_neighbors(
+    rows: Sequence[tuple[CaptionedImage, Sequence[CaptionedImage]]], num_activations: int, what: str, path: Path
+) -> None:
     """Draw one row per query: the query, a gap, the images nearest to it; ``what`` names the network.
 
     Raises TrainError if ``path`` cannot be written or names no picture format.
@@ -125,7 +127,8 @@ def save_neighbors(rows: Sequence[tuple[CaptionedImage, Sequence[CaptionedImage]
     canvas.draw_text(0, 0, "Nearest training images by the last hidden layer", size=13)
     canvas.draw_text(0, 24, shorten(what, 90), size=9)
     canvas.draw_text(0, top - 20, "query", size=9)
-    canvas.draw_text(step + gap, top - 20, "nearest first, with the Euclidean distance of 4096 activations", size=9)
+    distance = f"nearest first, with the Euclidean distance of {num_activations:,} activations"
+    canvas.draw_text(step + gap, top - 20, distance, size=9)
     for number, (query, found) in enumerate(rows):
         y = top + number * tall
         canvas.draw_captioned(0, y, query)
