@@ -17,7 +17,7 @@ from alexstream.commands.options import (
     order_option,
     quiet_option,
 )
-from alexstream.commands.streams import load_class_names, make_stream
+from alexstream.commands.streams import load_class_names, make_stream, tell_missing_letters
 from alexstream.core.extras import require_extra
 from alexstream.core.text import count_of
 
@@ -118,8 +118,9 @@ def preview(
     else:
         rows = _make_contact_sheet(seen, load_class_names(stream), count, step)
         heading = f"Training images from step {step:,} on, as the network sees them"
-    save_sheet(rows, heading, what, out)
+    missing = save_sheet(rows, heading, what, out)
     if not quiet:
+        tell_missing_letters(missing, out)
         click.echo(f"{out}: {count_of(sum(map(len, rows)), 'image')}, of {count_of(facts.num_train, 'training image')}")
 
 

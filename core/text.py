@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
+
+_JOINER = re.compile("(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 
 
 def escape_unprintable(text: str) -> str:
     r"""Return ``text`` with everything unprintable as escapes: ``\n``, ``\x1b``, ``\u202e``, ``\udcff``.
 
     These are line ends, control characters, marks that change the writing direction, and undecodable bytes of file
-    names; spaces of any width stay.
+    names; spaces of any width stay, and joiners between letters as Persian, Hindi and emoji are spelled with.
     """
     if text.isprintable():
         return text
-    return "".join(one if _is_displayable(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+    joiners = {found.start() for found in _JOINER.finditer(text)}
+    return "".join(
+        one if i in joiners or _is_displayable(one) else one.encode("unicode_escape").decode("ascii")
+        for i, one in enumerate(text)
+    )
 
 
 def _is_displayable(one: str) -> bool:
@@ -37,6 +46,19 @@ def shorten(text: str, most: int) -> str:
     """Return at most ``most`` characters of ``escape_unprintable(text)``, with an ellipsis if there are more."""
     text = escape_unprintable(text)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def shorten_to_width(text: str, columns: int) -> str:
+    """Return as ``shorten`` what fits into so many columns, of which a letter of Chinese takes two, a mark none."""
+    text = escape_unprintable(text)
+    widths = list(accumulate(map(_count_columns, text)))
+    return text if not text or widths[-1] <= columns else text[: bisect_right(widths, columns - 1)] + "…"
+
+
+def _count_columns(one: str) -> int:
+    if unicodedata.category(one) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
 
 
 def count_of(number: int, one: str, many: str = "") -> str:
