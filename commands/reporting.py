@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from alexstream.commands.group import command
+from alexstream.commands.group import command, name_program
 from alexstream.commands.options import (
     FILE_PARAM,
     LOCATION_PARAM,
@@ -195,6 +195,7 @@ def report(
         cache=cache,
         cache_bytes=cache_size,
         quiet=quiet,
+        program=name_program("cli.py report").removesuffix(" report"),
     )
     path, size = write_report(request, out)
     click.echo(f"{path}: {size / 2**20:.1f} MiB, one file", err=not path.is_file())  # the page itself may go to stdout
