@@ -164,14 +164,15 @@ def _format_probability(p: float) -> str:
 def _build_nearest(found: Sequence[QueryResult], num_activations: int) -> list[Block]:
     note = (
         f"The training images whose last hidden layer ({num_activations:,} activations of the center crop) has the "
-        "smallest Euclidean distance from that of a validation image, as in figure 4 of the paper."
+        "smallest Euclidean distance from that of a validation image, as in figure 4 of the paper. Those of its class "
+        "have a green frame."
     )
     rows = [
         Gallery(
             caption=f"{shorten(one.query.class_name, 60)}, sample {one.query.key}",
             pictures=[
                 _draw_sample(one.query, "query"),
-                *(_draw_sample(n, format_significant(n.distance)) for n in one.nearest),
+                *(_draw_found(n, one.query) for n in one.nearest),
             ],
             in_row=True,
         )
@@ -184,6 +185,12 @@ def _build_nearest(found: Sequence[QueryResult], num_activations: int) -> list[B
         *rows,
         Facts(rows=[("of the same class", f"{right} of {count_of(total, 'nearest image')}")]),
     ]
+
+
+def _draw_found(one: Sample, query: Sample) -> Picture:
+    """Draw a nearest image with its distance, framed if it is of the query's class."""
+    picture = _draw_sample(one, format_significant(one.distance))
+    return replace(picture, is_match=True, alt=f"{picture.alt}, same class") if one.label == query.label else picture
 
 
 def _draw_sample(one: Sample, below: str) -> Picture:

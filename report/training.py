@@ -71,16 +71,21 @@ def build_section(run: Run, metrics: Metrics) -> Section:
         name="training",
         title="How it was trained",
         intro=f"{count_of(steps, 'step')} in {format_duration(elapsed)}, validation not counted.{said}",
-        blocks=[*_build_hint(metrics, run.num_classes), Charts(charts=_build_curves(metrics, run.num_classes))],
+        blocks=[
+            *_build_hint(metrics, run.num_classes),
+            Charts(charts=_build_curves(metrics, run.num_classes)),
+        ],
         parts=[
             Subsection(
                 title="Validation by epoch",
                 blocks=[_tabulate_validations(metrics.validations, run.num_classes)],
             ),
-            Subsection(title="Learning rate", blocks=[Charts(charts=[_build_rate_chart(metrics)])]),
             Subsection(
-                title="Data or device?",
-                blocks=[_build_verdict(run, metrics), Charts(charts=_build_speed_charts(run, metrics))],
+                title="Data or device? And the learning rate",
+                blocks=[
+                    _build_verdict(run, metrics),
+                    Charts(charts=[*_build_speed_charts(run, metrics), _build_rate_chart(metrics)]),
+                ],
             ),
         ],
     )

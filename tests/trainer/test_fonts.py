@@ -13,7 +13,7 @@ from PIL import Image, ImageFont
 from alexstream.report import charts
 from alexstream.trainer.evaluation import fonts
 from alexstream.trainer.evaluation.pictures import CaptionedImage, save_sheet
-from tests.test_cli import call
+from tests.support.commands import call
 
 CAT, DOG, APPLE = "猫", "犬", "\N{RED APPLE}"
 OWN = "Ünïçødé Привет γάτα קת قطة"  # what matplotlib's own font has: Latin, Cyrillic, Greek, Hebrew, Arabic
