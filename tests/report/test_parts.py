@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexstream.core import parameters
 from alexstream.report import dataset, network, refused, reproduce, training
 from alexstream.report.subject import ReportRequest, open_subject
 from alexstream.sharding.dataset_v1.manifest import load_manifest
@@ -160,6 +161,13 @@ def test_a_refused_file_is_read_if_it_is_small_and_within_the_source(tmp_path, m
     (root / "link").symlink_to(tmp_path / "outside")
     names = ("small", "large", "link", "../outside", "gone")
     assert [refused._read_source_file(root, name) for name in names] == [b"1" * 10, None, None, None, None]
+
+
+def test_where_no_refused_file_is_found_the_option_that_names_the_source_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(parameters._names, "source", "--src")
+    row = {"path": "a.jpg", "outcome": "quarantined", "reason": "r", "split": "train"}
+    _, note = refused.build_refused_table([row], 1, {"train": [tmp_path]})
+    assert note.text.endswith("give it with --src.")
 
 
 def test_a_refused_file_with_too_many_pixels_is_not_decoded():
