@@ -22,7 +22,13 @@ from alexstream.commands.options import (
     quiet_option,
     views_option,
 )
-from alexstream.commands.streams import choose_device, find_split_folder, load_class_names, make_evaluation_stream
+from alexstream.commands.streams import (
+    choose_device,
+    find_split_folder,
+    load_class_names,
+    make_evaluation_stream,
+    tell_missing_letters,
+)
 from alexstream.core.errors import BadImageError
 from alexstream.core.text import count_of
 
@@ -184,7 +190,8 @@ def kernels(checkpoint: Path, out: Path) -> None:
     state = load_checkpoint(checkpoint)
     state.require_network(checkpoint)
     weight = state.parameters["conv1.weight"].float().numpy()
-    save_kernels(weight, state.recipe.columns, f"{checkpoint}, step {state.step:,}", out)
+    missing = save_kernels(weight, state.recipe.columns, f"{checkpoint}, step {state.step:,}", out)
+    tell_missing_letters(missing, out)
     click.echo(f"{out}: {len(weight)} kernels in {count_of(state.recipe.columns, 'column')}, from step {state.step}")
 
 
@@ -237,8 +244,8 @@ def neighbours(
 ) -> None:
     """Find the training images most similar to some query images, and draw them, as in figure 4 of the paper.
 
-    Similarity is the Euclidean distance between the 4096 activations of the last hidden layer, in test mode, of the
-    center crops. The search is exact: it passes once over the whole training split. Python:
+    Similarity is the Euclidean distance between the activations of the last hidden layer, in test mode, of the center
+    crops. The search is exact: it passes once over the whole training split. Python:
     alexstream.trainer.evaluation.neighbors.find_neighbors.
 
     \b
@@ -261,7 +268,11 @@ def neighbours(
         ensemble.build_models(where)[0], splits[-1], asked, load_class_names(stream), count, where, quiet=quiet
     )
     click.echo("\n".join(json.dumps(one.to_dict()) if as_json else one.to_text() for one in found))
-    save_neighbors([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
+    state = ensemble.states[0]
+    what = f"{checkpoint}, step {state.step:,}"
+    missing = save_neighbors([one.pictures() for one in found], state.num_activations, what, out)
+    if not quiet:
+        tell_missing_letters(missing, out)
     click.echo(f"picture: {out}", err=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from alexstream.commands.group import command
+from alexstream.commands.group import command, name_program
 from alexstream.commands.options import (
     FILE_PARAM,
     LOCATION_PARAM,
@@ -17,7 +17,7 @@ from alexstream.commands.options import (
     order_option,
     quiet_option,
 )
-from alexstream.commands.streams import load_class_names, make_stream
+from alexstream.commands.streams import load_class_names, make_stream, tell_missing_letters
 from alexstream.core.extras import require_extra
 from alexstream.core.text import count_of
 
@@ -118,8 +118,9 @@ def preview(
     else:
         rows = _make_contact_sheet(seen, load_class_names(stream), count, step)
         heading = f"Training images from step {step:,} on, as the network sees them"
-    save_sheet(rows, heading, what, out)
+    missing = save_sheet(rows, heading, what, out)
     if not quiet:
+        tell_missing_letters(missing, out)
         click.echo(f"{out}: {count_of(sum(map(len, rows)), 'image')}, of {count_of(facts.num_train, 'training image')}")
 
 
@@ -194,6 +195,7 @@ def report(
         cache=cache,
         cache_bytes=cache_size,
         quiet=quiet,
+        program=name_program("cli.py report").removesuffix(" report"),
     )
     path, size = write_report(request, out)
     click.echo(f"{path}: {size / 2**20:.1f} MiB, one file", err=not path.is_file())  # the page itself may go to stdout

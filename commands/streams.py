@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
+
 from alexstream.core.errors import DatasetError
 
 
@@ -49,6 +51,17 @@ def choose_device(wanted: str) -> Any:
     from alexstream.trainer.distributed.launch import choose_single_device
 
     return choose_single_device(wanted)
+
+
+def tell_missing_letters(letters: str, out: Path) -> None:
+    """Print a note on letters of the picture ``out`` that no font of this machine has, if there are any."""
+    if letters:
+        some = " ".join(letters[:8]) + (f" and {len(letters) - 8:,} more" if len(letters) > 8 else "")
+        click.echo(
+            f"note: {out}: no font on this machine has {some}, so boxes stand for them; install a font that has, such "
+            "as Noto (Debian: fonts-noto-core, fonts-noto-cjk), or write an .svg, whose viewer finds the letters",
+            err=True,
+        )
 
 
 def load_class_names(stream: Any) -> tuple[str, ...]:

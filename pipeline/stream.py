@@ -263,7 +263,7 @@ class Stream:
         _ = self.preprocessing  # missing statistics are found before a run starts
         if val is not None and val.manifest.classes != train.manifest.classes:
             raise StreamError(
-                f"{options.val} has {len(val.manifest.classes)} classes and {options.train} has "
+                f"{options.val} has {count_of(len(val.manifest.classes), 'class', 'classes')} and {options.train} has "
                 f"{len(train.manifest.classes)}, or in another order; labels would not mean the same: "
                 "shard both from one source with: cli.py shard --src FOLDER_WITH_TRAIN_AND_VAL"
             )
@@ -334,7 +334,7 @@ class Stream:
         data, batch_size = self.train, self.options.batch_size
         if len(data) < batch_size:
             raise StreamError(
-                f"{self.options.train} has {len(data)} samples, fewer than one batch of {batch_size}; "
+                f"{self.options.train} has {count_of(len(data), 'sample')}, fewer than one batch of {batch_size}; "
                 "give a smaller batch_size"
             )
         names = ("seed", "batch_size", "augmentation", "order")

@@ -31,7 +31,7 @@ class ReportRequest:
 
     ``data``: a run's data set, if it is not the one that its ``config.toml`` names; ``source``: the folder or archive
     that the images came from; ``queries``: number of validation images for which the nearest training images are
-    shown; ``device``: auto, cpu or cuda.
+    shown; ``device``: auto, cpu or cuda; ``program``: what the reader starts, in the commands of the page.
     """
 
     folder: Path
@@ -42,6 +42,7 @@ class ReportRequest:
     cache: Path | None = None
     cache_bytes: int = 64 << 30
     quiet: bool = False
+    program: str = "alexstream"
 
     def torch_device(self) -> torch.device:
         """Return the device. Raises TrainError for a GPU that does not exist."""
@@ -62,6 +63,12 @@ class Run:
         """The description of the data in ``run.json``; {} if there is none."""
         found = self.facts.get("data")
         return found if isinstance(found, dict) else {}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes by ``run.json``; 0 if it does not say."""
+        found = self.data.get("classes")
+        return len(found) if isinstance(found, list) else 0
 
     @classmethod
     def from_folder(cls, folder: Path) -> Run:

@@ -126,7 +126,7 @@ def test_one_view_of_one_network_is_what_training_validates_with(shards, runs):
     data = ShardedData(train=shards / "train", val=shards / "val", batch_size=8)
     score = evaluate_model(AlexNet(state.parameters, Columns(), state.recipe, 0), data.validation())
     stdout = stdout_of("evaluate", "--data", shards, "--checkpoint", runs[0], "--batch-size", 8)
-    assert stdout.strip() == score.to_text()
+    assert stdout.strip() == f"validation {score.to_text(8)}"
 
 
 def test_fitted_weights_are_said_and_score_the_rest(shards, runs):

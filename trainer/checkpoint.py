@@ -88,6 +88,11 @@ class Checkpoint:
                 f"{origin}: has {num_classes} outputs for {len(named)} classes; take another checkpoint, or train one"
             )
 
+    @property
+    def num_activations(self) -> int:
+        """The number of activations of the last hidden layer: 4096 times the width of the network."""
+        return self.parameters["fc8.weight"].shape[1]
+
     def require_match(self, facts: DataFacts, recipe: Recipe, origin: Path) -> None:
         """Raise CheckpointError, naming all values that differ, unless this run has the same data, order and recipe."""
         want = {**_identity_of_data(facts), **asdict(recipe)}
@@ -102,6 +107,12 @@ class Checkpoint:
             )
 
 
+def restart_advice(folder: Path) -> str:
+    """Return what to do about a run whose loss or weights are not numbers, and whether a checkpoint is left of it."""
+    left = "the last checkpoint is intact: " if find_latest(folder) is not None else ""
+    return f"{left}start again with a smaller `learning_rate`"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = DEFAULT_KEEP) -> Path:
     """Write a checkpoint, point ``latest`` to it, delete all but the newest ``keep`` up to it, and return its path.
 
@@ -110,8 +121,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = DEFAULT_KE
     path = folder / f"checkpoint-{checkpoint.step:08d}.pt"
     if wrong := checkpoint.find_non_finite():
         raise TrainError(
-            f"{wrong} is not a number after step {checkpoint.step}, so nothing was saved; the last checkpoint is "
-            "intact: start again with a smaller `learning_rate`"
+            f"{wrong} is not a number after step {checkpoint.step}, so nothing was saved; {restart_advice(folder)}"
         )
     buffer = io.BytesIO()
     torch.save({**asdict(checkpoint), "schema": SCHEMA, "errors": list(checkpoint.errors)}, buffer)

@@ -30,6 +30,7 @@ from alexstream.trainer.optim.schedule import choose_phase
 from alexstream.trainer.optim.update import PaperSGD, choose_rate
 from alexstream.trainer.recipe import ORIGINAL, PAPER, Phase, Recipe
 from alexstream.trainer.train_step import Learner
+from alexstream.trainer.verdict import RunSetting
 from tests.support.doc_pages import block, quoted, tables
 
 PAGE, FORMATS = "training.md", "formats.md"
@@ -319,7 +320,7 @@ def test_metrics_have_the_fields_of_the_page(tmp_path):
     phase = Phase(start=0, rate=0.01, conv1_rate=0.001, bias_rate=0.02)
     result = StepResult(
         step=1, epoch=1, phase=phase, images=4, measured=torch.zeros(2), start_s=0.0, start_cpu_s=0.0, wait_s=0.1,
-        stages=StageTimes(),
+        stages=StageTimes(), setting=RunSetting(),
     )  # fmt: skip
     recorder.step(result, loss=1.0, accuracy=0.5, elapsed_s=1.0, busy_s=0.5)
     recorder.epoch(epoch=1, step=1, score=Score(num_images=4, loss=1.0, top1=0.5, top5=1.0))

@@ -30,8 +30,7 @@ def made(split, counts):
 
 def test_classes_come_by_their_number_of_training_images_the_largest_first(monkeypatch):
     monkeypatch.setattr(dataset, "list_class_names", lambda manifest: ["ant", "bee", "cow"])
-    (block,) = dataset._build_classes([made("train", [2, 7, 4]), made("val", [9, 1, 5])])
-    (chart,) = block.charts
+    chart = dataset._build_class_chart([made("train", [2, 7, 4]), made("val", [9, 1, 5])])
     assert chart.table.rows == [["bee", "1", "b", "7", "1"], ["cow", "2", "c", "4", "5"], ["ant", "0", "a", "2", "9"]]
     assert "train: 2 to 7 images a class, median 4" in chart.summary
 
@@ -39,8 +38,7 @@ def test_classes_come_by_their_number_of_training_images_the_largest_first(monke
 def test_images_with_a_side_shorter_than_the_stored_one_are_counted(monkeypatch):
     sizes = {"source_width": np.array([100, 300, 300, 256]), "source_height": np.array([300, 100, 300, 256])}
     monkeypatch.setattr(dataset, "load_catalog", lambda folder, manifest, names: {name: sizes[name] for name in names})
-    (block,) = dataset._build_sizes([made("train", [4, 0, 0])])
-    (chart,) = block.charts
+    chart = dataset._build_size_chart([made("train", [4, 0, 0])])
     assert re.search(r"50(\.0)?\s% have a shorter side of less than 256 pixels", chart.summary)
     by_name = {row[0]: row[1:] for row in chart.table.rows}
     assert by_name["shorter side"][0] == "100" and by_name["shorter side"][-1] == "300"

@@ -156,7 +156,7 @@ def test_tensors_that_are_not_what_is_saved_are_refused(where, tensor):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_a_number_is_neither_saved_nor_gone_on_from(tmp_path, monkeypatch, where, value):
     wrong = replace(state(), **{where: {"w": torch.tensor([1.0, value])}})
-    with pytest.raises(TrainError, match="w is not a number after step 7, so nothing was saved"):
+    with pytest.raises(TrainError, match="w is not a number after step 7, so nothing was saved; start again with a"):
         checkpoints.save_checkpoint(tmp_path, wrong)
     assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:  # as an older version saved it

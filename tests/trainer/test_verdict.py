@@ -26,6 +26,16 @@ def test_the_first_five_steps_are_left_out_and_ten_more_are_enough():
     assert verdict.data_bound and verdict.slowest == "decode"
 
 
+def test_a_stream_that_is_opened_anew_warms_up_again():
+    """Of 5 + 12 and then 5 + 3 steps, 15 count: 15 s, of which 3 s were waited for."""
+    balance = balance_of([(100.0, 99.0, 0.0)] * 5 + [(1.0, 0.0, 0.0)] * 12)
+    balance.begin(RunSetting(device="cuda"))
+    for elapsed_s, wait_s in [(100.0, 99.0)] * 5 + [(1.0, 1.0)] * 3:
+        balance.add(elapsed_s=elapsed_s, wait_s=wait_s, busy_s=0.0, stages=STAGES)
+    assert (balance.elapsed_s, balance.wait_s, balance.stages.decode_s) == (15.0, 3.0, 7.5)
+    assert balance.verdict().cost == 15 / 12 and balance.setting == RunSetting(device="cuda")
+
+
 def test_steps_that_do_nothing_but_wait_are_no_division_by_zero():
     assert balance_of([(1.0, 1.0, 0.0)] * 20).verdict().cost > 1e6
 

@@ -243,7 +243,8 @@ def count_replicas(num_devices: int) -> int:
     world_size = _read_torchrun_world().size
     if world_size % num_devices:
         raise TrainError(
-            f"`devices` {num_devices} under torchrun with {world_size} processes: expected a multiple of {num_devices}"
+            f"`devices` {num_devices} under torchrun with {count_of(world_size, 'process', 'processes')}: expected a "
+            f"multiple of {num_devices}"
         )
     return world_size // num_devices
 

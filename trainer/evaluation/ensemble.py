@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexstream.core.text import quote_value
+from alexstream.core.text import count_of, quote_value
 from alexstream.pipeline.batch import DataFacts
 from alexstream.trainer.checkpoint import Checkpoint, load_checkpoint
 from alexstream.trainer.errors import CheckpointError
@@ -98,11 +98,11 @@ def _format_value(value: Any) -> str:
 def _describe_class_difference(here: list[str], there: list[str]) -> tuple[str, str]:
     """Describe two lists of classes by their lengths and, if these are equal, the first class that differs."""
     if here == there or len(here) != len(there):
-        return f"{len(here)} names", f"{len(there)} names"
+        return count_of(len(here), "name"), count_of(len(there), "name")
     i = next(i for i, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1])
     return (
-        f"{len(here)} names with {quote_value(here[i])} as number {i}",
-        f"{len(there)} names with {quote_value(there[i])} there",
+        f"{count_of(len(here), 'name')} with {quote_value(here[i])} as number {i}",
+        f"{count_of(len(there), 'name')} with {quote_value(there[i])} there",
     )
 
 
