@@ -76,6 +76,7 @@ soak: $(READY)
 	[ -d "$(SOAK_IMAGES)" ] || $(BIN)/python cli.py sample --out "$(SOAK_IMAGES)" --quiet
 	export ALEXSTREAM_TRIAL_LOG=$(TRIAL_LOG); broken=0; \
 	ALEXSTREAM_TRIALS=long $(BIN)/python -m pytest tests/faults || broken=1; \
+	ALEXSTREAM_TRIALS=long $(BIN)/python -m pytest -m soak --ignore=tests/faults || broken=1; \
 	$(BIN)/python tests/faults/fuzz.py || broken=1; \
 	! $(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python tests/faults/fuzz.py --guided --executions 10000 || broken=1; \
 	$(BIN)/python tests/faults/sanitized.py || broken=1; \

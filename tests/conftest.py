@@ -36,9 +36,13 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take longest come first; all others stay in their order."""
+    """Order the files, the longest first and all others as they were; skip in the short run what is marked ``soak``."""
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONGEST)))
+    if os.environ.get("ALEXSTREAM_TRIALS", "short") == "short":
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="at length: make soak"))
 
 
 @pytest.fixture(scope="session")
