@@ -25,13 +25,18 @@ from tests.support import ROOT
 
 # Each is a unit of work for one process of the test run; one that begins last would be waited for by the others.
 LONGEST = (
-    "tests/test_quickstart.py",
-    "tests/faults/test_training_kills.py",
-    "tests/faults/test_training_stalls.py",
-    "tests/faults/test_soak.py",
-    "tests/test_benchmarks.py",
     "tests/environments/test_waits.py",
+    "tests/sharding/test_forms_to_shards.py",
+    "tests/faults/test_hostile_archives.py",
     "tests/test_end_to_end.py",
+    "tests/trainer/bench/test_overlap.py",
+    "tests/faults/test_conversion_kills.py",
+    "tests/faults/test_training_data.py",
+    "tests/environments/test_streams.py",
+    "tests/test_quickstart.py",
+    "tests/test_documented_commands.py",
+    "tests/faults/test_training_kills.py",
+    "tests/faults/test_fuzz.py",
 )
 
 
