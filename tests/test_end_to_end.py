@@ -4,6 +4,7 @@ The first training is started as a user does; what comes after it is forked (tes
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def runs(pid):
         return False
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_ranks_end_with_their_launcher_even_where_interrupts_are_ignored(sample_shards, tmp_path, sent):
     """As under nohup, where SIGINT, torch's own way to end ranks, has no effect."""
     command = ["nohup", sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards)]
@@ -139,7 +140,11 @@ def test_two_replicas_of_two_columns_have_the_losses_of_one_and_their_checkpoint
 
 
 def test_processes_that_make_up_no_whole_replica_are_refused(sample_shards, tmp_path):
-    result = torchrun(3, "train", "--data", sample_shards, "--run", tmp_path / "run")
-    assert result.returncode != 0
+    """What torchrun would tell the first of three processes."""
+    told = {"RANK": 0, "WORLD_SIZE": 3, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 3}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29531}
+    environment = {**os.environ, **{name: str(value) for name, value in told.items()}}
+    result = forked_commands.run(("train", "--data", sample_shards, "--run", tmp_path / "run"), environment)
+    assert result.returncode == 1
     assert "--devices 2 under torchrun with 3 processes" in result.stderr
     assert not (tmp_path / "run").exists()

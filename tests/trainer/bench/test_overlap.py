@@ -156,7 +156,7 @@ def slow(tmp_path_factory):
     return folder / "slow.so"
 
 
-def measured(shards, *words, steps=4, rounds=3, **environment):
+def measured(shards, *words, steps=3, rounds=2, **environment):
     command = ["bench", "overlap", "--data", shards, "--batch-size", "8", *words]
     command += ["--steps", steps, "--rounds", rounds, "--json", "--quiet"]
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
