@@ -260,7 +260,6 @@ class Stream:
     def facts(self) -> DataFacts:
         """Check both splits and describe them, as ``ShardedData.facts``."""
         options, train, val = self.options, self.train, self.val
-        _ = self.preprocessing  # missing statistics are found before a run starts
         if val is not None and val.manifest.classes != train.manifest.classes:
             raise StreamError(
                 f"{options.val} has {len(val.manifest.classes)} classes and {options.train} has "
@@ -277,6 +276,7 @@ class Stream:
             seed=options.seed,
             batch_size=options.batch_size,
             order=options.order,
+            preprocessing=self.preprocessing.for_images(train.manifest),
         )
 
     def training(

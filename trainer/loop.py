@@ -255,6 +255,7 @@ class Trainer:
                 data=checkpoints.make_checkpoint_data(self.facts),
                 parameters=parameters,
                 velocity=velocity,
+                preprocessing=self.facts.preprocessing,
             )
             path = checkpoints.save_checkpoint(self.options.folder, state, self.options.keep)
             self.recorder.print_line(f"checkpoint {path}")

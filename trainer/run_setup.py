@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from alexstream.core.errors import OutputError
@@ -107,7 +107,9 @@ def _make_run_folder(folder: Path) -> RunLock:
 
 
 def _write_run_files(options: RunOptions, facts: DataFacts, num_parts: int, config: str) -> None:
-    record = {"schema": RUN_SCHEMA, "data": asdict(facts), "recipe": asdict(options.recipe), "epochs": options.epochs}
+    data = asdict(replace(facts, preprocessing=None))  # which is in the checkpoints
+    del data["preprocessing"]
+    record = {"schema": RUN_SCHEMA, "data": data, "recipe": asdict(options.recipe), "epochs": options.epochs}
     record |= {"precision": options.precision, "processes": num_parts}
     try:
         clear_leftovers(options.folder)
