@@ -22,6 +22,7 @@ from alexstream.commands.options import (
 from alexstream.commands.streams import find_split_folder
 from alexstream.core.errors import DatasetError
 from alexstream.core.extras import require_extra
+from alexstream.core.program import program_name
 from alexstream.core.text import count_of
 
 
@@ -203,7 +204,7 @@ def _print_duplicates(folders: Sequence[Path], data: Path) -> None:
     from alexstream.sharding.duplicates import find_duplicates
 
     for line in find_duplicates(folders).describe():
-        click.echo(f"  NOTE {line} (list them with: cli.py info {data} --duplicates)")
+        click.echo(f"  NOTE {line} (list them with: {program_name()} info {data} --duplicates)")
 
 
 def _make_shard_request(

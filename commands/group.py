@@ -21,12 +21,12 @@ from alexstream.commands.interrupts import INTERRUPTED_MESSAGE, Terminated, hand
 from alexstream.core.errors import AlexstreamError
 from alexstream.core.limits import explain_process_limit
 from alexstream.core.parameters import to_display, use_names
+from alexstream.core.program import program_name
 from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
 from alexstream.core.text import to_one_line
 
-_PROGRAM = re.compile(r"\bcli\.py(?= [a-z])")
-_INSTALLED_NAMES = ("alexstream", "python -m alexstream")
+_PROGRAM = re.compile(r"(?<!-- )\bcli\.py(?= [a-z])")  # torchrun starts files and modules
 
 
 class Command(click.Command):
@@ -53,7 +53,7 @@ class Command(click.Command):
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help text, with examples by the name under which the program was started."""
-        return name_program(super().get_help(ctx), ctx)
+        return name_program(super().get_help(ctx))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; add a suggestion to an error about a path that does not exist."""
@@ -80,7 +80,7 @@ class Group(click.Group):
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help text, with examples by the name under which the program was started."""
-        return name_program(super().get_help(ctx), ctx)
+        return name_program(super().get_help(ctx))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which the commands are used, not alphabetically."""
@@ -112,7 +112,7 @@ class Group(click.Group):
             click.echo(error.format_message(), err=True)
             sys.exit(2)
         except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx else "cli.py"
+            path = error.ctx.command_path if error.ctx else program_name()
             exit_with_error(f"{error.format_message()} (see: {path} --help)", 2)
         except click.ClickException as error:
             exit_with_error(error.format_message(), error.exit_code)
@@ -137,24 +137,15 @@ command = functools.partial(click.command, cls=Command)
 _STORE_ADVICE = "(from the object store; check its address and keys)"
 
 
-def name_program(text: str, context: click.Context | None = None) -> str:
-    """Return ``text`` with ``cli.py COMMAND`` as the user types it: ``alexstream COMMAND`` where that was started."""
-    context = context or click.get_current_context(silent=True)
-    name = context.find_root().info_name if context is not None else _program_of_process()
-    if name not in _INSTALLED_NAMES:
-        return text
-    return _PROGRAM.sub(name, text.replace("-- cli.py ", "-m alexstream "))  # torchrun starts files and modules
-
-
-def _program_of_process() -> str:
-    """Return the name under which an installed program was started, for errors after its context has ended."""
-    started = Path(sys.argv[0])
-    return "python -m alexstream" if started.name == "__main__.py" else started.name
+def name_program(text: str) -> str:
+    """Return a help text with ``cli.py COMMAND`` as the user types it: ``python cli.py``, ``alexstream`` …"""
+    name = program_name()
+    return _PROGRAM.sub(name, text if name == "python cli.py" else text.replace("-- cli.py ", "-m alexstream "))
 
 
 def exit_with_error(message: str, exit_code: int) -> None:
     """Print a one-line error on stderr and exit."""
-    click.echo(f"Error: {name_program(to_one_line(to_display(message)))}", err=True)
+    click.echo(f"Error: {to_one_line(to_display(message))}", err=True)
     sys.exit(exit_code)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from alexstream.core.program import program_name
 from alexstream.core.storage import parse_location
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch, BatchSlice, DataFacts, Exchange
@@ -264,7 +265,7 @@ class Stream:
             raise StreamError(
                 f"{options.val} has {len(val.manifest.classes)} classes and {options.train} has "
                 f"{len(train.manifest.classes)}, or in another order; labels would not mean the same: "
-                "shard both from one source with: cli.py shard --src FOLDER_WITH_TRAIN_AND_VAL"
+                f"shard both from one source with: {program_name()} shard --src FOLDER_WITH_TRAIN_AND_VAL"
             )
         return DataFacts(
             num_train=len(train),

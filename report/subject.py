@@ -14,6 +14,7 @@ import torch
 from alexstream.core.errors import AlexstreamError, DatasetError
 from alexstream.core.limits import count_cores
 from alexstream.core.parameters import to_display
+from alexstream.core.program import program_name
 from alexstream.core.storage import parse_location
 from alexstream.core.text import to_one_line
 from alexstream.pipeline.stream import ShardedData
@@ -110,7 +111,8 @@ def open_subject(request: ReportRequest) -> Subject:
         return _open_run(request, Run.from_folder(folder))
     if not is_dataset(folder) and not (folder.is_dir() and any(is_dataset(child) for child in folder.iterdir())):
         raise DatasetError(
-            f"{folder} is neither a data set nor a run of train; give a folder that cli.py shard or cli.py train made"
+            f"{folder} is neither a data set nor a run of train; give a folder that "
+            f"{program_name()} shard or {program_name()} train made"
         )
     splits = list_split_folders(folder)
     stream = _make_stream(request, folder, None, "paper")

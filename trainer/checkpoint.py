@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from alexstream.core.errors import OutputError
+from alexstream.core.program import program_name
 from alexstream.core.schema import FieldsError, from_json
 from alexstream.core.storage import open_pending, publish_file, read_small
 from alexstream.core.text import quote_value
@@ -166,7 +167,9 @@ def find_latest(folder: Path) -> Path | None:
 def resume_advice(folder: Path | None) -> str:
     """Return advice on how to continue a stopped run: resume it if its folder (None: no folder) holds a checkpoint."""
     if folder is not None and _list_checkpoints(folder):
-        return f"step {_find_newest_step(folder)} is kept: continue with: cli.py train --resume --run {folder}"
+        return (
+            f"step {_find_newest_step(folder)} is kept: continue with: {program_name()} train --resume --run {folder}"
+        )
     return "start it again"
 
 
@@ -223,7 +226,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         newest = find_latest(path)
         if newest is None:
-            raise CheckpointError(f"{path} holds no checkpoint; train one with: cli.py train --run {path}")
+            raise CheckpointError(f"{path} holds no checkpoint; train one with: {program_name()} train --run {path}")
         path = newest
     elif path.name == LATEST_FILE:
         return _load_newest_intact(path.parent)
@@ -252,7 +255,7 @@ def _load_newest_intact(folder: Path) -> Checkpoint:
     """Load the newest intact checkpoint of a run folder; say on stderr which newer ones are damaged."""
     restored = restore_checkpoint(folder)
     if restored is None:
-        raise CheckpointError(f"{folder} holds no checkpoint; train one with: cli.py train --run {folder}")
+        raise CheckpointError(f"{folder} holds no checkpoint; train one with: {program_name()} train --run {folder}")
     if restored.skipped:
         print(f"note: {'; '.join(restored.skipped)}; taking {restored.path.name}", file=sys.stderr)  # noqa: T201
     return restored.state

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexstream.core.errors import OutputError
+from alexstream.core.program import program_name
 from alexstream.core.schema import from_json, parse_json
 from alexstream.core.storage import open_pending
 from alexstream.core.text import format_duration
@@ -253,7 +254,7 @@ class Metrics:
         """
         path = folder / METRICS_FILE
         if not path.is_file():
-            raise TrainError(f"{folder} has no {METRICS_FILE}; train a run with: cli.py train --run {folder}")
+            raise TrainError(f"{folder} has no {METRICS_FILE}; train a run with: {program_name()} train --run {folder}")
         values, validations, balance = array("d"), [], StepTimes()
         for number, row in _iter_rows(_iter_lines(path)):
             try:
