@@ -12,7 +12,6 @@ import click
 from alexstream.commands.group import Group
 from alexstream.commands.options import (
     FOLDER_PARAM,
-    LOCATION_PARAM,
     SOURCE_PARAM,
     ConsumerParam,
     cache_option,
@@ -26,6 +25,7 @@ from alexstream.commands.options import (
     precision_option,
     quiet_option,
     recipe_option,
+    takes_data,
     workers_option,
 )
 from alexstream.commands.streams import choose_device, find_split_folder, make_stream
@@ -115,9 +115,7 @@ def bench_shard(
 
 
 @bench.command("stream")
-@click.option(
-    "--data", required=True, type=LOCATION_PARAM, help="Data set: a folder or s3://bucket/folder, or one of its splits."
-)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option(
     "--split",
     default="train",
@@ -240,9 +238,7 @@ def bench_step(
 
 
 @bench.command("overlap")
-@click.option(
-    "--data", required=True, type=LOCATION_PARAM, help="Data set: a folder or s3://bucket/folder, or a training split."
-)
+@takes_data("data set, or its training split; a folder or s3://bucket/folder.")
 @click.option(
     "--consumer",
     default=None,

@@ -17,6 +17,7 @@ from alexstream.commands.options import (
     FolderLevelParam,
     encode_option,
     quiet_option,
+    takes_data,
     workers_option,
 )
 from alexstream.commands.streams import find_split_folder
@@ -253,7 +254,7 @@ def _make_shard_request(
 
 
 @command()
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option("--fast", is_flag=True, help="Check sizes and hashes only; decode no sample.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per split.")
 @workers_option
@@ -284,7 +285,7 @@ def verify(data: Path, fast: bool, as_json: bool, workers: int, quiet: bool) -> 
 
 
 @command()
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per split.")
 @click.option(
     "--list-classes",
@@ -331,7 +332,7 @@ def info(data: Path, as_json: bool, list_classes: bool, list_duplicates: bool) -
 
 
 @command()
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option(
     "--split",
     default=None,

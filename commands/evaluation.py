@@ -17,10 +17,10 @@ from alexstream.commands.options import (
     FitOnParam,
     cache_option,
     cache_size_option,
-    checkpoint_option,
-    checkpoints_option,
     device_option,
     quiet_option,
+    takes_checkpoints,
+    takes_data,
     views_option,
 )
 from alexstream.commands.streams import choose_device, find_split_folder, load_class_names, make_evaluation_stream
@@ -29,14 +29,9 @@ from alexstream.core.text import count_of
 
 
 @command()
-@click.option(
-    "--data",
-    required=True,
-    type=LOCATION_PARAM,
-    help="Data set that the network was trained on: its train/ holds the mean image.",
-)
+@takes_data("data set that the network was trained on: its train/ holds the mean image.")
 @click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
-@checkpoints_option
+@takes_checkpoints(several=True)
 @views_option
 @click.option(
     "--fit-weights",
@@ -118,7 +113,7 @@ def evaluate(
     help="Data set that the network was trained on; only for checkpoints of version 0.2.0 and before, which do not "
     "hold the mean image and the names of the classes.",
 )
-@checkpoints_option
+@takes_checkpoints(several=True)
 @views_option
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
@@ -190,7 +185,7 @@ def _list_pictures(places: tuple[Path, ...]) -> Iterator[Path]:
 
 
 @command(writes_files=True)
-@checkpoint_option
+@takes_checkpoints()
 @click.option("--out", required=True, type=FILE_PARAM, help="Picture to write, for example kernels.png.")
 def kernels(checkpoint: Path, out: Path) -> None:
     """Draw the kernels of the first layer, one column above the other, as in figure 3 of the paper.
@@ -214,11 +209,9 @@ def kernels(checkpoint: Path, out: Path) -> None:
 
 
 @command()
-@click.option(
-    "--data", required=True, type=LOCATION_PARAM, help="Data set that the network was trained on, with train/."
-)
+@takes_data("data set that the network was trained on, with train/.")
 @click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
-@checkpoint_option
+@takes_checkpoints()
 @click.option("--out", required=True, type=FILE_PARAM, help="Picture to write, for example neighbours.png.")
 @click.option(
     "--queries",

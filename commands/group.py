@@ -26,7 +26,7 @@ from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
 from alexstream.core.text import to_one_line
 
-_PROGRAM = re.compile(r"(?<!-- )\bcli\.py(?= [a-z])")  # torchrun starts files and modules
+_PROGRAM = re.compile(r"(?<!-- )(?<!python )\bcli\.py(?= [a-z])")  # torchrun starts files and modules
 
 
 class Command(click.Command):

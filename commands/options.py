@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,109 @@ LOCATION_PARAM = LocationParam()
 
 SOURCE_PARAM = SourceParam()
 
+DEFAULT_RUN = Path("runs/alexnet")
+_LATEST = Path("latest")
+
+
+def takes_data(help_text: str, *, required: bool = True, default: Path | None = None) -> Callable[[Any], Any]:
+    """Return a decorator by which a command takes its data set as DATA and as ``--data``, and gets it as ``data``.
+
+    The command raises click.UsageError if both are typed and name different places, or if one is ``required`` and
+    none is given.
+    """
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def run(*, data_argument: Any, **given: Any) -> Any:
+            context = click.get_current_context()
+            del context.params["data_argument"]
+            data = given["data"] = choose_place(context, "data", data_argument)
+            if data is None and required:
+                raise click.MissingParameter(ctx=context, param_hint="'DATA' or '--data'", param_type="argument")
+            context.params["data"] = data  # as ``config.toml`` of a run records it
+            return function(**given)
+
+        option = click.option("--data", default=default, type=LOCATION_PARAM, help=f"The same as DATA: {help_text}")
+        argument = click.argument("data_argument", metavar="DATA", required=False, type=LOCATION_PARAM)
+        return argument(option(run))
+
+    return decorate
+
+
+def choose_place(context: click.Context, name: str, argument: Any) -> Any:
+    """Return a place that a command takes as an argument and as the option ``name``; a config's gives way to both.
+
+    Raises click.UsageError if both are typed and differ.
+    """
+    option = context.params[name]
+    is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    if argument is not None and is_typed and not _is_same_place(argument, option):
+        raise click.UsageError(f"{argument} and --{name} {option} are two places; give one of them", context)
+    return option if argument is None else argument
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return str(one).rstrip("/") == str(other).rstrip("/")
+
+
+def takes_checkpoints(*, several: bool = False) -> Callable[[Any], Any]:
+    """Return a decorator by which a command takes a checkpoint as ``--checkpoint`` or ``--run``.
+
+    It gets ``checkpoint``, a path, or with ``several`` the tuple ``checkpoints``. Raises click.UsageError if a
+    checkpoint does not lie in the run that is named beside it.
+    """
+    repeat = " Repeat to average several networks." if several else ""
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def run(*, runs: tuple[Path, ...], checkpoints: tuple[Path, ...], **given: Any) -> Any:
+            chosen = _choose_checkpoints(runs, checkpoints)
+            if not several and len(chosen) > 1:
+                raise click.UsageError("several checkpoints: this command takes one", click.get_current_context())
+            return function(**given, **({"checkpoints": chosen} if several else {"checkpoint": chosen[0]}))
+
+        checkpoint = click.option(
+            "--checkpoint",
+            "checkpoints",
+            multiple=True,
+            type=FOLDER_PARAM,
+            help="Checkpoint file, run folder (its newest checkpoint), or RUN/latest (its newest intact one)." + repeat,
+        )
+        folder = click.option(
+            "--run",
+            "runs",
+            multiple=True,
+            type=FOLDER_PARAM,
+            help="Run folder: the same as --checkpoint RUN, or where its files and the name latest are looked up."
+            f" [default: {DEFAULT_RUN}]",
+        )
+        return checkpoint(folder(run))
+
+    return decorate
+
+
+def _choose_checkpoints(runs: tuple[Path, ...], checkpoints: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the checkpoints that ``--run`` and ``--checkpoint`` name together."""
+    if not checkpoints:
+        return runs or (DEFAULT_RUN,)
+    if not runs:
+        return tuple(DEFAULT_RUN / one if one == _LATEST and not one.exists() else one for one in checkpoints)
+    return tuple(_find_in_run(runs, one) for one in checkpoints)
+
+
+def _find_in_run(runs: tuple[Path, ...], checkpoint: Path) -> Path:
+    run = runs[0]
+    if len(runs) == 1 and checkpoint == Path(checkpoint.name):
+        return run / checkpoint
+    if len(runs) > 1 or (not _is_same_place(checkpoint.parent, run) and not _is_same_place(checkpoint, run)):
+        raise click.UsageError(
+            f"--checkpoint {checkpoint} is not in --run {run}; give one of them", click.get_current_context()
+        )
+    return checkpoint
+
+
 workers_option = click.option(
     "--workers",
     type=click.IntRange(0),
@@ -142,24 +248,6 @@ cache_size_option = click.option(
     show_default=True,
     type=ByteSizeParam(),
     help="Maximum size of --cache in bytes; K, M, G and T are powers of 1024.",
-)
-
-checkpoint_option = click.option(
-    "--checkpoint",
-    default=Path("runs/alexnet"),
-    show_default=True,
-    type=FOLDER_PARAM,
-    help="Checkpoint file, or run folder, whose newest checkpoint is used.",
-)
-
-checkpoints_option = click.option(
-    "--checkpoint",
-    "checkpoints",
-    multiple=True,
-    default=(Path("runs/alexnet"),),
-    show_default=True,
-    type=FOLDER_PARAM,
-    help="Checkpoint file, or run folder, whose newest checkpoint is used. Repeat to average several networks.",
 )
 
 views_option = click.option(

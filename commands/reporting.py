@@ -13,9 +13,11 @@ from alexstream.commands.options import (
     LOCATION_PARAM,
     cache_option,
     cache_size_option,
+    choose_place,
     device_option,
     order_option,
     quiet_option,
+    takes_data,
 )
 from alexstream.commands.streams import load_class_names, make_stream
 from alexstream.core.extras import require_extra
@@ -25,7 +27,7 @@ IMAGES_PER_ROW = 8  # pictures
 
 
 @command(writes_files=True)
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or its training split; a folder or s3://bucket/folder.")
 @click.option(
     "--out", default=Path("preview.png"), show_default=True, type=FILE_PARAM, help="Picture to write: PNG, PDF or SVG."
 )
@@ -124,12 +126,14 @@ def preview(
 
 
 @command(writes_files=True)
-@click.argument("folder", metavar="DIR", type=LOCATION_PARAM)
+@click.argument("folder", metavar="DIR", required=False, type=LOCATION_PARAM)
+@click.option("--run", default=None, type=LOCATION_PARAM, help="The same as DIR: a run folder.")
 @click.option(
     "--data",
     default=None,
     type=LOCATION_PARAM,
-    help="Data set of the run, if DIR is a run. [default: the one named in its config.toml]",
+    help="Data set of the run [default: the one named in its config.toml]; without DIR and --run, the data set to "
+    "report on.",
 )
 @click.option(
     "--src",
@@ -158,7 +162,8 @@ def preview(
 @cache_size_option
 @quiet_option
 def report(
-    folder: Path,
+    folder: Path | None,
+    run: Path | None,
     data: Path | None,
     source: Path | None,
     out: Path | None,
@@ -185,6 +190,12 @@ def report(
     from alexstream.report.compose import write_report
     from alexstream.report.subject import ReportRequest
 
+    context = click.get_current_context()
+    folder = choose_place(context, "run", folder)
+    if folder is None:
+        folder, data = data, None
+    if folder is None:
+        raise click.MissingParameter(ctx=context, param_hint="'DIR', '--run' or '--data'", param_type="argument")
     request = ReportRequest(
         folder=folder,
         data=data,

@@ -9,6 +9,7 @@ import click
 
 from alexstream.commands.group import Command, command, format_effective_config, load_config
 from alexstream.commands.options import (
+    DEFAULT_RUN,
     FOLDER_PARAM,
     LOCATION_PARAM,
     cache_option,
@@ -20,11 +21,10 @@ from alexstream.commands.options import (
     precision_option,
     quiet_option,
     recipe_option,
+    takes_data,
 )
 from alexstream.commands.streams import make_stream
 from alexstream.core.parameters import to_display
-
-_DEFAULT_RUN = Path("runs/alexnet")
 
 
 class _TrainCommand(Command):
@@ -36,7 +36,7 @@ class _TrainCommand(Command):
         if typed.get("resume") and not typed.get("config"):
             from alexstream.trainer.metrics import CONFIG_FILE
 
-            config = Path(typed.get("run_folder") or _DEFAULT_RUN) / CONFIG_FILE
+            config = Path(typed.get("run_folder") or DEFAULT_RUN) / CONFIG_FILE
             if config.is_file():
                 load_config(ctx, config, leave_out=("run",))
         return super().parse_args(ctx, args)
@@ -77,18 +77,16 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
 
 
 @command(cls=_TrainCommand, writes_files=True)
-@click.option(
-    "--data",
-    default=None,  # required, but a resumed run knows it
-    type=LOCATION_PARAM,
-    help="Data set: a folder or s3://bucket/folder with train/ and val/, or a training split.  [required, except with "
+@takes_data(
+    "data set with train/ and val/, or a training split; a folder or s3://bucket/folder. [required, except with "
     "--resume]",
+    required=False,  # a resumed run knows it
 )
 @click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
 @click.option(
     "--run",
     "run_folder",
-    default=_DEFAULT_RUN,
+    default=DEFAULT_RUN,
     show_default=True,
     type=FOLDER_PARAM,
     help="Run folder for checkpoints and metrics.",
@@ -241,7 +239,7 @@ def _require_data(*, data: Path | None, resume: bool, run_folder: Path, **_: Any
         why = f"{run_folder} has no config.toml that names its data; give --data, and --run if the run is elsewhere"
         raise click.UsageError(f"--resume: {why}", context)
     if data is None:
-        raise click.MissingParameter(ctx=context, param_hint="'--data'", param_type="option")
+        raise click.MissingParameter(ctx=context, param_hint="'DATA' or '--data'", param_type="argument")
 
 
 def _make_run_options(

@@ -57,7 +57,7 @@ def test_an_unknown_split_of_the_source(sample_images, tmp_path):
 
 @pytest.mark.parametrize("command", [("stats",), ("train", "--data"), ("evaluate", "--data")])
 def test_a_folder_that_is_no_data_set(command, tmp_path):
-    assert "not a finished data set" in error_of(*command, tmp_path / "nowhere")
+    assert "does not exist; give the folder" in error_of(*command, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("command", [("stats",), ("train", "--data")])

@@ -296,7 +296,7 @@ def test_what_cannot_be_looked_at_is_one_line(shards, runs, tmp_path):
     assert "expected several" in error_of("evaluate", *data, *run, "--fit-weights", 0.5)
     both = [*data, *run, *run]
     assert "the one that is scored" in error_of("evaluate", *both, "--fit-weights", shards / "val")
-    assert "not a finished data set" in error_of("evaluate", *both, "--fit-weights", tmp_path / "nowhere")
+    assert "does not exist; give the folder" in error_of("evaluate", *both, "--fit-weights", tmp_path / "nowhere")
     assert "between 0 and 1" in error_of("evaluate", *data, *run, "--fit-weights", 1.5, exit_code=2)
     assert "does not exist" in error_of("kernels", "--checkpoint", tmp_path / "none.pt", *out)
     val_only = error_of("predict", "image.jpg", "--data", shards / "val", *run)
