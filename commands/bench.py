@@ -276,9 +276,19 @@ def bench_step(
 @decoder_option
 @cache_option
 @cache_size_option
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Timed steps per block.")
 @click.option(
-    "--rounds", default=7, show_default=True, type=click.IntRange(1), help="Rounds; each has a block of every kind."
+    "--steps",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Timed steps per block. [default: 20, or as many as fit into two minutes]",
+)
+@click.option(
+    "--rounds",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Rounds; each has a block of every kind. [default: 7, or as many as fit into two minutes]",
 )
 @json_option
 @quiet_option
@@ -306,7 +316,8 @@ def bench_overlap(
 
     Alternates, in the same processes, steps on live batches, on one cached batch, and on live batches without
     augmentation. live ÷ cached is the cost of data, live ÷ without augmentation the cost of augmentation, each with a
-    95 % confidence interval. Also prints waiting times, the time of each stage, and a verdict.
+    95 % confidence interval. Also prints waiting times, the time of each stage, and a verdict. Takes two minutes at
+    most, if steps are not very slow, and says first what it will do.
     Python: alexstream.trainer.bench.overlap.
 
     \b

@@ -28,6 +28,8 @@ _FLAGS = {
     "predictions": ("--predictions",),
     "removed": ("--remove",),
     "resume": ("--resume",),
+    "rounds": ("--rounds",),
+    "steps": ("--steps",),
     "tensorboard": ("--tensorboard",),
     "timeout_s": ("--timeout",),
     "train": ("--data",),

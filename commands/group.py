@@ -22,6 +22,7 @@ from alexstream.core.errors import AlexstreamError
 from alexstream.core.limits import explain_process_limit
 from alexstream.core.parameters import to_display, use_names
 from alexstream.core.program import program_name
+from alexstream.core.progress import tell_activities
 from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
 from alexstream.core.text import to_one_line
@@ -61,7 +62,8 @@ class Command(click.Command):
             treat_output_as_log()
         use_names(flags_for(self))
         try:
-            return super().invoke(ctx)
+            with tell_activities(not ctx.params.get("quiet", False)):
+                return super().invoke(ctx)
         except AlexstreamError as error:
             for path in _find_missing_paths(ctx.params.values()):
                 if str(path) in str(error) and path.parent.is_dir():

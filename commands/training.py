@@ -179,7 +179,11 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
 @cache_option
 @cache_size_option
 @click.option(
-    "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Print a progress line every N steps."
+    "--log-every",
+    default=0,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Print a progress line every N steps. [default: after 5 seconds, then every 20]",
 )
 @click.option(
     "--checkpoint-every",

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from alexstream.core.program import program_name
+from alexstream.core.progress import activity
 from alexstream.core.storage import parse_location
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch, BatchSlice, DataFacts, Exchange
@@ -368,7 +369,9 @@ class Stream:
         if options.cache is None and not cache.is_absolute() and not isinstance(place, Path):  # "~" without a home
             raise StreamError(f"{place}: there is no home folder to keep its shards in; give `cache` FOLDER")
         cache_options = CacheOptions(cache=cache, limit_bytes=options.cache_bytes)
-        return open_dataset(place, cache_options, keep_steps=options.prefetch + PREFETCH_DEPTH + 4, manifest=manifest)
+        keep_steps = options.prefetch + PREFETCH_DEPTH + 4
+        with activity(f"checking {place}"):
+            return open_dataset(place, cache_options, keep_steps=keep_steps, manifest=manifest)
 
     def _check_cache_size(self) -> None:
         """Raise StreamError if the order is global, which needs all shards at any time, and the cache is too small."""

@@ -25,6 +25,7 @@ import torch
 
 from alexstream.core.errors import OutputError
 from alexstream.core.program import program_name
+from alexstream.core.progress import activity
 from alexstream.core.schema import FieldsError, from_json
 from alexstream.core.storage import open_pending, publish_file, read_small
 from alexstream.core.text import quote_value
@@ -233,8 +234,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
-        loaded = _read_checkpoint(path)
-        wrong = loaded.find_non_finite()
+        with activity(f"reading {path}"):
+            loaded = _read_checkpoint(path)
+            wrong = loaded.find_non_finite()
     except CheckpointError:
         raise
     except FieldsError as error:
