@@ -61,7 +61,7 @@ rounds_option = click.option(
 
 
 @bench.command("shard")
-@click.option("--src", required=True, type=SOURCE_PARAM, help="Source of the images, in any form that shard reads.")
+@click.option("--src", required=True, type=SOURCE_PARAM, help="Where the images are, as for shard.")
 @click.option(
     "--out",
     default=None,
@@ -243,14 +243,14 @@ def bench_step(
     "--consumer",
     default=None,
     type=ConsumerParam(),
-    help="Replace the network by a simulated accelerator, which uses no CPU, at this rate: images per second (5000), "
-    "a percentage of the stream's peak rate (90%), or sweep, for 50% to 100%.",
+    help="Measure with a pretended network, which takes images at a fixed rate and uses no CPU: images per second "
+    "(5000), a percentage of what the stream can give (90%), or sweep, from 50% to 100%.",
 )
 @click.option(
     "--devices",
     default=2,
     show_default=True,
-    help="Devices per replica, 1 or 2, as for train; always 1 with --consumer.",
+    help="GPUs for one network, or processes on a CPU, 1 or 2, as for train; always 1 with --consumer.",
 )
 @device_option
 @recipe_option

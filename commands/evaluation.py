@@ -38,8 +38,8 @@ from alexstream.core.text import count_of
     "fit_on",
     default=None,
     type=FitOnParam(),
-    help="Fit the weights of several checkpoints: on this fraction of the validation split (0.5), which is then not "
-    "scored, or on another split (a folder). [default: equal weights]",
+    help="Give several checkpoints the weights with which they score best on some images: a share of the validation "
+    "split (0.5), which is then not scored, or another split (a folder). [default: equal weights]",
 )
 @click.option("--per-class", is_flag=True, help="Also print the scores of each class.")
 @click.option(

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,16 @@ _PROGRAM = re.compile(r"(?<!-- )(?<!python )\bcli\.py(?= [a-z])")  # torchrun st
 class Command(click.Command):
     """A command whose options can also come from a TOML file (``--config``); typed options take precedence.
 
+    ``groups`` are headings of ``--help``, each with the long names of its options; what is in none comes last.
     ``writes_files`` marks a command whose result is files: its output is only a log, so that a standard output which
     can no longer be written to does not end it.
     """
 
-    def __init__(self, *args: Any, writes_files: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, writes_files: bool = False, groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._writes_files = writes_files
+        self._writes_files, self.groups = writes_files, groups or {}
         if any(isinstance(parameter, click.Option) for parameter in self.params):
             self.params.append(
                 click.Option(
@@ -56,6 +59,17 @@ class Command(click.Command):
         """Return the help text, with examples by the name under which the program was started."""
         return name_program(super().get_help(ctx))
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the headings of ``groups``, in their order."""
+        if not self.groups:
+            return super().format_options(ctx, formatter)
+        left = {name: record for name, record in _help_records(self.get_params(ctx), ctx)}
+        for heading, names in self.groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([left.pop(f"--{name}") for name in names])
+        with formatter.section("Other options"):
+            formatter.write_dl(list(left.values()))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; add a suggestion to an error about a path that does not exist."""
         if self._writes_files:
@@ -69,6 +83,14 @@ class Command(click.Command):
                 if str(path) in str(error) and path.parent.is_dir():
                     error.args = (f"{error}{suggest_match(path.name, os.listdir(path.parent))}",)
             raise
+
+
+def _help_records(parameters: Iterable[click.Parameter], ctx: click.Context) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the long name of each option with its lines in ``--help``."""
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            yield max(parameter.opts, key=len), record
 
 
 class Group(click.Group):

@@ -239,7 +239,7 @@ workers_option = click.option(
 cache_option = click.option(
     "--cache",
     type=FOLDER_PARAM,
-    help="Local folder that caches shards read from an object store. [default: ~/.cache/alexstream]",
+    help="Folder on this machine for shards that come from s3://. [default: ~/.cache/alexstream]",
 )
 
 cache_size_option = click.option(
@@ -247,7 +247,7 @@ cache_size_option = click.option(
     default="64G",
     show_default=True,
     type=ByteSizeParam(),
-    help="Maximum size of --cache in bytes; K, M, G and T are powers of 1024.",
+    help="The most that --cache may hold, in bytes: 500M, 64G, 2T.",
 )
 
 views_option = click.option(
@@ -272,7 +272,7 @@ encode_option = click.option(
     default="jpeg",
     show_default=True,
     type=click.Choice(["jpeg", "raw", "keep"]),
-    help="jpeg: store each square as JPEG. raw: as uint8 pixels. keep: store the source file unchanged.",
+    help="What is stored of an image. jpeg: the square as JPEG. raw: its pixels. keep: the file as it is.",
 )
 
 recipe_option = click.option(
@@ -289,21 +289,23 @@ precision_option = click.option(
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "bf16"]),
-    help="Precision of activations and gradients; parameters stay float32. tf32: GPUs only.",
+    help="Numbers to compute with. fp32: 32 bits. bf16: 16 bits, faster where the device has them. tf32: between both, "
+    "GPUs only. Weights are kept in fp32 in any case.",
 )
 
 compile_option = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Compile the network with torch.compile: faster steps, about a minute more to start.",
+    help="Compile the network with torch.compile, which takes about a minute at the start: for long runs on a GPU.",
 )
 
 devices_option = click.option(
     "--devices",
     default=2,
     show_default=True,
-    help="Devices per replica. 2: one process for each column of the network. 1: one process holds both columns.",
+    help="GPUs for one network, or processes on a CPU. 2: one for each of its two columns, as in the paper. 1: both "
+    "columns in one.",
 )
 
 order_option = click.option(
@@ -320,8 +322,8 @@ decoder_option = click.option(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "dali", "threads"]),
-    help="auto: decode with the compiled operator where it is available. dali: always decode with DALI. threads: run "
-    "the compiled operator in threads of alexstream, not DALI's. All give the same images.",
+    help="What decodes images on a CPU; all give the same images. auto: the compiled operator, or DALI where that was "
+    "not built. dali: DALI. threads: the operator, without DALI.",
 )
 
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress on stderr.")

@@ -35,31 +35,31 @@ IMAGES_PER_ROW = 8  # pictures
     "--key",
     "keys",
     multiple=True,
-    help="Show the training sample with this key, as augmented in each of the first --epochs. Repeat for several.",
+    help="Draw the training image with this key in such a row. Repeat for several.",
 )
 @click.option(
     "--same",
     default=0,
     type=click.IntRange(0),
     metavar="N",
-    help="Show N training samples chosen by --seed, each as augmented in each of the first --epochs.",
+    help="Draw N training images, a row each: as they look in the first epoch, in the second …",
 )
 @click.option(
-    "--epochs", default=8, show_default=True, type=click.IntRange(1), help="Epochs to show with --key or --same."
+    "--epochs", default=8, show_default=True, type=click.IntRange(1), help="Length of the rows of --same and --key."
 )
 @click.option(
     "--count",
     default=32,
     show_default=True,
     type=click.IntRange(1, 512),
-    help="Images to show without --key and --same.",
+    help="Images to draw, if --same and --key are not given.",
 )
 @click.option(
     "--step",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="First training step to show, without --key and --same.",
+    help="Training step to begin at, if --same and --key are not given.",
 )
 @click.option(
     "--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images per step, as for train."
@@ -140,7 +140,7 @@ def preview(
     "source",
     default=None,
     type=FILE_PARAM,
-    help="Folder or tar that the data set was converted from, to show pictures of refused files.",
+    help="Folder or tar that the data set was made from, if it still exists: refused files are then shown as pictures.",
 )
 @click.option(
     "--out",
@@ -154,8 +154,8 @@ def preview(
     default=4,
     show_default=True,
     type=click.IntRange(0),
-    help="Number of validation images for which to find the nearest training images, if DIR is a run; 0 skips this "
-    "pass over the training split.",
+    help="Of a run: validation images whose nearest training images are shown; 0 saves this pass over the training "
+    "set.",
 )
 @device_option
 @cache_option

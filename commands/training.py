@@ -76,7 +76,17 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     return {field: value for flag in flags for field, value in _ABLATIONS[flag][0].items()}
 
 
-@command(cls=_TrainCommand, writes_files=True)
+_GROUPS = {
+    "Data": ("data", "val", "augment", "order", "on-bad-sample", "threads", "decoder", "cache", "cache-size"),
+    "Run folder": ("run", "resume", "init-from", "checkpoint-every", "keep"),
+    "Training": ("recipe", "epochs", "batch-size", "lr", "patience", "drop-after", "seed"),
+    "Devices": ("device", "devices", "precision", "compile", "timeout"),
+    "The paper's experiments, and smaller networks": (*(flag[2:] for flag in _ABLATIONS), "remove", "width"),
+    "Output": ("log-every", "tensorboard", "quiet"),
+}
+
+
+@command(cls=_TrainCommand, writes_files=True, groups=_GROUPS)
 @takes_data(
     "data set with train/ and val/, or a training split; a folder or s3://bucket/folder. [required, except with "
     "--resume]",
@@ -103,7 +113,7 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Device type to train on; auto: GPUs if there are enough for --devices.",
+    help="What to train on. auto: GPUs if there are as many as --devices, else the CPU.",
 )
 @recipe_option
 @click.option(
@@ -127,7 +137,7 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default=5,
     show_default=True,
     type=click.IntRange(1),
-    help="Divide the learning rate by 10 after this many epochs without a new lowest validation error.",
+    help="Divide the learning rate by 10 when the validation error has not improved for this many epochs.",
 )
 @click.option(
     "--drop-after",
@@ -141,15 +151,16 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     "--init-from",
     default=None,
     type=FOLDER_PARAM,
-    help="Fine-tune: start from the parameters of this checkpoint or run folder. fc8 starts at random if the number "
-    "of classes differs.",
+    help="Fine-tune: start from the weights of this checkpoint or run folder. The last layer (fc8) starts at random if "
+    "the number of classes is another.",
 )
 @ablation_options
 @click.option(
     "--width",
     default=1.0,
     show_default=True,
-    help="Scale the width of every layer by 1, 0.5, 0.25 or 0.125; small networks are for trying things out.",
+    metavar="FACTOR",
+    help="Make every layer narrower, by 0.5, 0.25 or 0.125: a smaller, faster network for trying things out.",
 )
 @click.option(
     "--augment",
@@ -166,14 +177,14 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default=0,
     type=click.IntRange(0),
     show_default=True,
-    help="Decoding threads per process; 0: cores / processes.",
+    help="Threads that decode images, in each process; 0: all cores, divided among the processes.",
 )
 @click.option(
     "--on-bad-sample",
     default="fail",
     show_default=True,
     type=click.Choice(["fail", "skip"]),
-    help="Samples that cannot be decoded. fail: end the run. skip: replace and log them.",
+    help="What to do with a stored image that no longer decodes. fail: end the run. skip: say so, and take another.",
 )
 @decoder_option
 @cache_option
@@ -190,14 +201,16 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Also save a checkpoint every N steps; 0: at the end of each epoch only.",
+    metavar="N",
+    help="Save a checkpoint every N steps as well, not only after each epoch; 0: no.",
 )
 @click.option(
     "--keep",
     default=2,
     show_default=True,
     type=click.IntRange(1),
-    help="Number of newest checkpoints to keep; older ones are deleted.",
+    metavar="N",
+    help="Keep the N newest checkpoints, and delete older ones.",
 )
 @click.option(
     "--timeout",
@@ -205,7 +218,7 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="End the run when a rank has waited this long for another one.",
+    help="End the run when one process has waited so long for another.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files to the run folder.")
 @quiet_option

@@ -186,6 +186,18 @@ def test_every_command_has_help_with_an_example(name):
     assert "Example" in result.stdout and f"alexstream {name}" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["train", "shard"])
+def test_long_help_is_in_groups_that_hold_every_option_once(name):
+    helped = call(name, "--help").stdout
+    headings = re.findall(r"^([A-Z][^:\n]*):$", helped, re.MULTILINE)
+    groups = helped[helped.index(f"\n{headings[-1]}:") :], headings
+    assert headings[-1] == "Other options" and len(headings) >= 6
+    listed = re.findall(r"^  (--[a-z-]+|-h, --help)", helped[helped.index("\n  --") :], re.MULTILINE)
+    options = [one for one in all_commands()[name].params if isinstance(one, click.Option)]
+    assert sorted(listed) == sorted([*(max(one.opts, key=len) for one in options), "-h, --help"])
+    assert set(re.findall(r"^  (--[a-z-]+|-h, --help)", groups[0], re.MULTILINE)) == {"--config", "-h, --help"}
+
+
 @pytest.mark.parametrize("name", sorted(all_commands()))
 def test_every_option_is_explained(name):
     for option in all_commands()[name].params:

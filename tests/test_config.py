@@ -86,7 +86,7 @@ def test_a_resumed_run_has_the_options_that_it_had_and_those_that_are_typed(samp
     def train(*words):
         return CliRunner().invoke(main, list(map(str, ["train", "--run", tmp_path / "run", *words])))
 
-    assert train("--data", sample_shards.name, "--epochs", 1, *small).exit_code == 0
+    assert train(sample_shards.name, "--epochs", 1, *small).exit_code == 0  # DATA, as --data
     first = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert first["data"] == str(sample_shards), "a relative path means nothing in another folder"
     monkeypatch.chdir(tmp_path)
