@@ -190,12 +190,11 @@ def test_every_command_has_help_with_an_example(name):
 def test_long_help_is_in_groups_that_hold_every_option_once(name):
     helped = call(name, "--help").stdout
     headings = re.findall(r"^([A-Z][^:\n]*):$", helped, re.MULTILINE)
-    groups = helped[helped.index(f"\n{headings[-1]}:") :], headings
     assert headings[-1] == "Other options" and len(headings) >= 6
-    listed = re.findall(r"^  (--[a-z-]+|-h, --help)", helped[helped.index("\n  --") :], re.MULTILINE)
-    options = [one for one in all_commands()[name].params if isinstance(one, click.Option)]
-    assert sorted(listed) == sorted([*(max(one.opts, key=len) for one in options), "-h, --help"])
-    assert set(re.findall(r"^  (--[a-z-]+|-h, --help)", groups[0], re.MULTILINE)) == {"--config", "-h, --help"}
+    option = re.compile(r"^  (?:-h, )?(--[a-z-]+)", re.MULTILINE)  # click keeps the help option of the first caller
+    named = [max(one.opts, key=len) for one in all_commands()[name].params if isinstance(one, click.Option)]
+    assert sorted(option.findall(helped)) == sorted([*named, "--help"])
+    assert option.findall(helped.split("\nOther options:")[1]) == ["--config", "--help"]
 
 
 @pytest.mark.parametrize("name", sorted(all_commands()))
