@@ -18,11 +18,14 @@ def find_split_folder(data: Path, split: str, *, any_split: bool = False) -> Pat
     """
     from alexstream.sharding.dataset_v1.layout import is_dataset
     from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
+    from alexstream.sharding.dataset_v1.missing import describe_missing_dataset
 
     found = data if any_split and is_dataset(data) else find_split(data, split)
     if found is None:
-        list_split_folders(data)  # raises a more specific error if there is no data set at all
-        raise DatasetError(f"{data} holds no split {split!r}; make it with: cli.py shard --split {split}")
+        if (data / split).is_dir():
+            raise DatasetError(describe_missing_dataset(data / split))
+        held = ", ".join(one.name for one in list_split_folders(data))  # raises an error if there is no data set at all
+        raise DatasetError(f"{data} holds no split {split!r}, only {held}; give a data set that has it")
     return found
 
 

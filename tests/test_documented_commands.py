@@ -52,7 +52,8 @@ def world(sample_images, sample_shards, tmp_path_factory):
     for name in ("a", "b", "other"):
         shutil.copytree(folder / "runs" / "alexnet", folder / "runs" / name)
     image = next((folder / "photos" / "val").rglob("*.jp*g"))
-    for name in ("cat.jpg", "dog.png"):
+    (folder / "new").mkdir()
+    for name in ("cat.jpg", "dog.png", "new/cat.jpg"):
         shutil.copy(image, folder / name)
     (folder / "run.toml").write_text('data = "shards"\nno-lighting = true\nprecision = "bf16"\n')
     return folder

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from alexstream.core.progress import FIRST_LINE_S, LINE_S
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch, DataFacts, TrainingData
 from alexstream.trainer import checkpoint as checkpoints
@@ -83,11 +84,14 @@ class Trainer:
         self._pending: StepResult | None = None
         self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
         self._opened: RunSetting | None = None  # of a stream that no step has used yet
+        self._has_recorded = False
 
     def run(self) -> None:
         """Train the epochs that are left."""
         self.recorder.print_line(self._describe_run())
         self._count_step()
+        if self.options.compile:
+            self.recorder.print_line("the first steps compile the network, which takes about a minute")
         if len(self.val_errors) >= self.options.epochs:
             self.recorder.print_line(
                 f"nothing to do: epoch {len(self.val_errors)} of {self.options.epochs} is finished", result=True
@@ -148,7 +152,8 @@ class Trainer:
     def _train_epoch(self, batches: Iterator[Batch], phase: Phase) -> bool:
         """Train what is left of an epoch, and validate. Returns False if the run was asked to stop, and is saved."""
         epoch = len(self.val_errors)
-        meter = ProgressMeter(self.options.log_every, last_step_of_epoch(self.options.epochs, self.facts) - self.step)
+        remaining = last_step_of_epoch(self.options.epochs, self.facts) - self.step
+        meter = ProgressMeter(self.options.log_every, remaining, LINE_S if self._has_recorded else FIRST_LINE_S)
         while self.step < last_step_of_epoch(epoch + 1, self.facts):
             self._train_step(batches, phase, meter)
             if self._count_step():
@@ -199,6 +204,7 @@ class Trainer:
             self._record(result, meter, until_s=time.perf_counter(), until_cpu_s=time.process_time())
 
     def _record(self, result: StepResult, meter: ProgressMeter, until_s: float, until_cpu_s: float) -> None:
+        self._has_recorded = True
         loss, accuracy = result.measured.tolist()
         elapsed, busy = until_s - result.start_s, (until_cpu_s - result.start_cpu_s) / torch.get_num_threads()
         self.recorder.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
@@ -274,6 +280,7 @@ class Trainer:
                 data=checkpoints.make_checkpoint_data(self.facts),
                 parameters=parameters,
                 velocity=velocity,
+                preprocessing=self.facts.preprocessing,
             )
             path = checkpoints.save_checkpoint(self.options.folder, state, self.options.keep)
             self.recorder.print_line(f"checkpoint {path}")

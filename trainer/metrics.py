@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from alexstream.core.errors import OutputError
+from alexstream.core.program import program_name
+from alexstream.core.progress import LINE_S
 from alexstream.core.schema import from_json, parse_json
 from alexstream.core.storage import open_pending
 from alexstream.core.text import format_duration
@@ -102,11 +104,12 @@ class StepResult:
 class ProgressMeter:
     """Loss, accuracy, speed and waiting time of the steps since the last progress line.
 
-    A line is due after ``every`` steps; ``remaining`` steps are left of the run.
+    A line is due after ``every`` steps, or with 0 by time: after ``first_s`` seconds, then every ``LINE_S``.
+    ``remaining`` steps are left of the run.
     """
 
-    def __init__(self, every: int, remaining: int) -> None:
-        self.every, self.remaining = every, remaining
+    def __init__(self, every: int, remaining: int, first_s: float = LINE_S) -> None:
+        self.every, self.remaining, self.line_s = every, remaining, first_s
         self._pace_s: float | None = None
         self._clear()
 
@@ -114,6 +117,7 @@ class ProgressMeter:
         """Add one step, which waited ``wait_s`` of its ``elapsed_s`` seconds for data."""
         if self.is_due():
             self._clear()
+            self.line_s = LINE_S
         self.steps += 1
         self.remaining -= 1
         self.images += images
@@ -125,7 +129,9 @@ class ProgressMeter:
 
     def is_due(self) -> bool:
         """Return whether it is time for a progress line."""
-        return self.steps == self.every
+        if self.every:
+            return self.steps == self.every
+        return self.steps > 0 and self.elapsed_s >= self.line_s
 
     def mean_loss(self) -> float:
         """Return the mean loss of the steps since the last line."""
@@ -259,7 +265,7 @@ class Metrics:
         """
         path = folder / METRICS_FILE
         if not path.is_file():
-            raise TrainError(f"{folder} has no {METRICS_FILE}; train a run with: cli.py train --run {folder}")
+            raise TrainError(f"{folder} has no {METRICS_FILE}; train a run with: {program_name()} train --run {folder}")
         values, validations, step_times = array("d"), [], StepTimes()
         for number, row in _iter_rows(_iter_lines(path)):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from alexstream.core.parameters import to_display
+from alexstream.core.program import program_name
 from alexstream.pipeline.batch import StageTimes
 
 DATA_BOUND_COST = 1.05  # the time with the stream, in times of the time without, from which on the data is to blame
@@ -47,7 +48,7 @@ class RunSetting:
         choices = {
             "read": (
                 "shards on a faster or nearer disk",
-                "JPEG shards, which are smaller (cli.py shard --encode jpeg)" if is_raw else "",
+                f"JPEG shards, which are smaller ({program_name()} shard --encode jpeg)" if is_raw else "",
                 "`order` grouped" if self.order != "grouped" else "",
                 "a larger `cache_bytes`",
             ),
@@ -56,7 +57,7 @@ class RunSetting:
             if is_raw
             else (
                 threads,
-                "raw shards (cli.py shard --encode raw)",
+                f"raw shards ({program_name()} shard --encode raw)",
                 "a GPU's decoder" if self.device != "cuda" else "",
             ),
             "augment": ("a larger `batch_size`", "an `augmentation` that draws less"),

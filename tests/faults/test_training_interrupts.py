@@ -32,8 +32,8 @@ def test_a_signal_saves_the_step_and_says_it(sample_shards, tmp_path, devices, n
     step = int(path.stem[-8:])
     assert 2 <= step < 9, "in the middle of an epoch"
     assert re.fullmatch(
-        rf"Error: interrupted; what was finished is kept; step {step} is kept: continue with: cli.py train --resume "
-        rf"--run {re.escape(str(run))}",
+        rf"Error: interrupted; what was finished is kept; step {step} is kept: continue with: python cli.py train "
+        rf"--resume --run {re.escape(str(run))}",
         done.error,
     )
     assert max(losses_of(run)) == step

@@ -201,7 +201,7 @@ def test_a_data_set_in_a_bucket_is_told(sample_images, s3_folder, tmp_path):
 
 def test_what_cannot_be_reported_is_one_line(sample_shards, tmp_path):
     assert "neither a data set nor a run" in error_of("report", tmp_path)
-    assert "neither a data set nor a run" in error_of("report", tmp_path / "nowhere")
+    assert "does not exist" in error_of("report", tmp_path / "nowhere")
     assert "is a split" in error_of("report", sample_shards, "--out", sample_shards / "train" / "r.html")
     assert "a folder that exists" in error_of("report", sample_shards, "--out", tmp_path / "no" / "r.html")
 

@@ -68,7 +68,7 @@ class TwoColours:
 
 def run(folder, data=None, **options):
     data = data or TwoColours()
-    choice = RunOptions(folder=folder, quiet=True, **{"recipe": SMALL, **options})
+    choice = RunOptions(folder=folder, **{"recipe": SMALL, "quiet": True, **options})
     prepare_run(choice, data.facts())
     train(RANK, data, choice)
     return checkpoints.load_checkpoint(folder)
@@ -82,6 +82,14 @@ def rows(folder):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return folder, run(folder, epochs=3, checkpoint_every=2)
+
+
+def test_a_small_training_shows_progress(tmp_path, monkeypatch, capsys):
+    """Lines come by time: two steps are enough if they take long."""
+    monkeypatch.setattr(loop, "FIRST_LINE_S", 0.0)
+    run(tmp_path, epochs=1, quiet=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" in line]
+    assert lines and all("ETA" in line for line in lines)
 
 
 def test_an_epoch_ends_when_every_sample_came(undisturbed):

@@ -95,6 +95,16 @@ def test_a_line_is_of_the_steps_since_the_last_one():
     assert meter.to_text(3) == "loss 5.0000  top-1 100.0 % (chance 33.3 %)  4.0 images/s  data-wait 0.0 %  ETA 4 min"
 
 
+def test_lines_come_by_time_where_no_number_of_steps_is_given():
+    """The first after five seconds of steps, the next after twenty more, however many steps that are."""
+    meter, lines = ProgressMeter(0, 100, 5.0), []
+    for step in range(1, 31):
+        meter.add(images=8, loss=1.0, accuracy=0.0, elapsed_s=2.0, wait_s=0.0)
+        if meter.is_due():
+            lines.append((2 * step, meter.steps))
+    assert lines == [(6, 3), (26, 10), (46, 10)]
+
+
 def test_results_go_to_stdout_and_progress_to_stderr_unless_quiet(tmp_path, capsys):
     for folder, quiet, out, err in (
         (tmp_path, False, "result\n", "progress\n"),

@@ -51,7 +51,7 @@ def test_five_percent_are_the_limit_if_they_are_no_noise(cost, surely, data_boun
 def test_the_line_names_stage_remedy_and_shared_cores():
     assert Verdict.from_cost(1.41, STAGES).to_text() == (
         "DATA-BOUND: data makes a step 1.41 times as long; the slowest stage is decode; what would help: more "
-        "`num_threads`, raw shards (cli.py shard --encode raw), or a GPU's decoder"
+        "`num_threads`, raw shards (alexstream shard --encode raw), or a GPU's decoder"
     )
     shared = Verdict.from_cost(1.41, StageTimes(read_s=1.0), busy=0.9).to_text()
     assert "slowest stage is read (network and stream share cores that are 90 % busy: more of them); what" in shared
@@ -84,9 +84,9 @@ def test_only_what_the_run_does_not_do_already_is_advised(setting, help_):
     assert Verdict.from_cost(1.0, STAGES).to_text(RunSetting(**setting)) == COMPUTE.format(help_)
 
 
-RAW = "raw shards (cli.py shard --encode raw)"
+RAW = "raw shards (alexstream shard --encode raw)"
 OPERATOR = "the compiled operator (a C compiler and libjpeg-turbo when installing)"
-JPEG = "JPEG shards, which are smaller (cli.py shard --encode jpeg)"
+JPEG = "JPEG shards, which are smaller (alexstream shard --encode jpeg)"
 DISK = "shards on a faster or nearer disk"
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexstream.core.text import count_of, quote_value
-from alexstream.pipeline.batch import DataFacts
+from alexstream.pipeline.batch import DataFacts, ImagePreprocessing
 from alexstream.trainer.checkpoint import Checkpoint, load_checkpoint
 from alexstream.trainer.errors import CheckpointError
 from alexstream.trainer.network.columns import Columns
@@ -57,6 +57,21 @@ class Ensemble:
     def augmentation(self) -> str:
         """The name of the augmentation, which determines the mean and the divisor of the input."""
         return str(self.states[0].data.get("augmentation", "paper"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by label; empty for checkpoints of the first versions."""
+        return tuple(self.states[0].data.get("classes", ()))
+
+    def require_preprocessing(self) -> ImagePreprocessing:
+        """Return what turns pictures into the input of the networks. Raises CheckpointError if none holds it."""
+        found = next((state.preprocessing for state in self.states if state.preprocessing is not None), None)
+        if found is None:
+            raise CheckpointError(
+                f"{self.paths[0]}: does not hold the mean image and the names of its classes, as later versions save "
+                "them; give the data set that it was trained on as `train`"
+            )
+        return found
 
     @property
     def equal_weights(self) -> tuple[float, ...]:
