@@ -121,7 +121,7 @@ def open_subject(request: ReportRequest) -> Subject:
         raise DatasetError(describe_missing_dataset(folder, neither))
     if request.data is not None and request.data.absolute() != folder.absolute():
         raise DatasetError(
-            f"{folder} is a data set, and --data {request.data} names another; give one of them, or a run"
+            f"{folder} is a data set, and `data` {request.data} names another; give one of them, or a run"
         )
     splits = list_split_folders(folder)
     stream = _make_stream(request, folder, None, "paper")
