@@ -87,7 +87,9 @@ class _LogProgress(_Bar):
         seen = self.format_dict
         rate = seen["rate"] or (seen["n"] / seen["elapsed"] if seen["elapsed"] else 0.0)
         left = self.format_interval((seen["total"] - seen["n"]) / rate) if rate else "?"
-        self._print_line(f"{seen['n']:,} of {seen['total']:,} {self.unit}, {rate:,.1f} {self.unit}/s, {left} left")
+        self._print_line(
+            f"{seen['n']:,} of {seen['total']:,} {self.unit}, {_format_rate(rate, self.unit)}, {left} left"
+        )
         self.mininterval = LINE_S
 
     def close(self) -> None:
@@ -98,9 +100,14 @@ class _LogProgress(_Bar):
         seen = self.format_dict
         if seen["elapsed"] >= self.delay:
             took, rate = self.format_interval(seen["elapsed"]), seen["n"] / max(seen["elapsed"], 1e-9)
-            self._print_line(f"{seen['n']:,} {self.unit} in {took}, {rate:,.1f} {self.unit}/s")
+            self._print_line(f"{seen['n']:,} {self.unit} in {took}, {_format_rate(rate, self.unit)}")
         self._decr_instances(self)
 
     def _print_line(self, text: str) -> None:
         self.fp.write(f"{self.desc.removesuffix(': ')}: {text}\n")
         self.fp.flush()
+
+
+def _format_rate(rate: float, unit: str) -> str:
+    """Return ``81.3 images/s``, or of slow work ``32 s each``."""
+    return f"{1 / rate:,.0f} s each" if 0 < rate < 0.1 else f"{rate:,.1f} {unit}/s"

@@ -121,3 +121,5 @@ def test_a_run_keeps_its_options_and_can_be_done_again_from_them(sample_shards, 
         for name in ("first", "second")
     ]
     assert losses[0] == losses[1]
+    files = [next((tmp_path / name).glob("*.pt")).read_bytes() for name in ("first", "second")]
+    assert files[0] == files[1], "the same run is the same checkpoint, to the bit"

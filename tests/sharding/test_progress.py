@@ -68,6 +68,11 @@ def test_a_log_gets_its_first_line_after_five_seconds_and_then_one_every_twenty(
     assert all(20 <= later - earlier <= 22 for earlier, later in pairwise(seen))
 
 
+def test_slow_work_has_a_rate_too():
+    assert module._format_rate(81.26, "images") == "81.3 images/s"
+    assert module._format_rate(1 / 32, "blocks") == "32 s each" and module._format_rate(0.0, "blocks") == "0.0 blocks/s"
+
+
 def test_what_takes_long_is_told_at_doubling_times(monkeypatch, capsys):
     monkeypatch.setattr(module, "FIRST_LINE_S", 0.05)
     with tell_activities(True), activity("listing photos"):
