@@ -26,9 +26,11 @@ from alexstream.sharding.sources.files import (
     walk_files,
 )
 from alexstream.sharding.sources.folder import FOLDER_OF_TARS, OUTSIDE_CLASSES, DiskTree
+from alexstream.sharding.sources.folder_tree import TAR_LEVEL, FolderTree
 from alexstream.sharding.sources.parquet import count_image_rows
+from alexstream.sharding.sources.readings import list_readings
 from alexstream.sharding.sources.split_words import splits_of_folders
-from alexstream.sharding.sources.structure import TAR_LEVEL, FolderTree, LayoutOptions, detect_layout, list_readings
+from alexstream.sharding.sources.structure import LayoutOptions, detect_layout
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.types import DetectedSource, Entry, Excluded, SplitLister, map_listing, with_left_out
 

@@ -35,6 +35,7 @@ from alexstream.sharding.sources.files import (
     test_notice,
 )
 from alexstream.sharding.sources.folder import DiskTree, list_class_folders, loose_file_reason
+from alexstream.sharding.sources.folder_tree import TAR_LEVEL
 from alexstream.sharding.sources.foreign_formats import refuse_foreign, refuse_foreign_file
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.archives import (
@@ -55,8 +56,9 @@ from alexstream.sharding.sources.labels.split_lists import find_split_lists
 from alexstream.sharding.sources.labels.table_audit import AuditOptions, audit_tables
 from alexstream.sharding.sources.labels.tables_beside import detect_tables_beside
 from alexstream.sharding.sources.parquet import detect_parquet
+from alexstream.sharding.sources.readings import format_options
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
-from alexstream.sharding.sources.structure import TAR_LEVEL, LayoutOptions, SplitFolder, detect_layout, format_options
+from alexstream.sharding.sources.structure import LayoutOptions, SplitFolder, detect_layout
 from alexstream.sharding.sources.tars.kind import FOLDER_KINDS, detect_tar_kind, detect_tar_kinds
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.tars.packed import LabelSources

@@ -28,9 +28,9 @@ from alexstream.sharding.sources.files import (
     resolve_link,
     walk_files,
 )
+from alexstream.sharding.sources.folder_tree import LAST_LEVEL, FolderTree
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit
-from alexstream.sharding.sources.structure import LAST_LEVEL, FolderTree
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.types import Entry, ListingLog, SourceSplit
 

@@ -19,10 +19,10 @@ import sys
 import threading
 import time
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 LOADED = (
     "cli",
     "tests.environments.meeting",

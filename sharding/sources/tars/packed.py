@@ -17,18 +17,12 @@ from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of
 from alexstream.sharding.sources.files import TEST_IMAGES, has_system_part, is_image_name, may_be_image, open_range_file
 from alexstream.sharding.sources.folder import TABLE_EXTENSIONS
+from alexstream.sharding.sources.folder_tree import FolderTree, iter_imageless_folders
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels
 from alexstream.sharding.sources.imagenet.flat_val import list_flat_tar
 from alexstream.sharding.sources.split_words import split_of_file
-from alexstream.sharding.sources.structure import (
-    FolderTree,
-    LayoutOptions,
-    SourceLayout,
-    SplitFolder,
-    detect_layout,
-    iter_imageless_folders,
-)
+from alexstream.sharding.sources.structure import LayoutOptions, SourceLayout, SplitFolder, detect_layout
 from alexstream.sharding.sources.tars.nested import InnerTars, iter_nested_members
 from alexstream.sharding.sources.tars.walk import ArchiveMember
 from alexstream.sharding.sources.types import Entry, Excluded, ListingLog, SourceSplit, SplitLister
