@@ -9,7 +9,7 @@ from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of, normalize_nfc
 from alexstream.sharding.sources.folder_tree import LAST_LEVEL, MAX_LEVEL, FolderTree, list_level
 from alexstream.sharding.sources.imagenet import ilsvrc
-from alexstream.sharding.sources.split_words import split_of_word, splits_of_folders
+from alexstream.sharding.sources.split_words import is_unlabelled_name, split_of_word, splits_of_folders
 
 _IMAGE_FOLDER_WORDS = (
     "image images img imgs photo photos picture pictures pics jpg jpeg jpegs jpegimages png files data raw"
@@ -19,6 +19,7 @@ _PART = re.compile(
     r"((?:.*[^a-z])?(?:part|batch|chunk|shard|fold|folder|dir|image|img|photo|picture|data|dataset|piece|archive)s?)"
     r"(?:[-_ .]*\d+|[-_ .]+[a-z])"
 )
+_PART_OF_SPLIT = re.compile(r"[-_ .]*(?:part|x)?[-_ .]*\d+$|[-_ .]+[a-z]$")
 _IMAGE_FOLDER_NAMES, _COMPANION_NAMES = frozenset(_IMAGE_FOLDER_WORDS.split()), frozenset(_COMPANION_WORDS.split())
 
 
@@ -48,6 +49,8 @@ def _further_options(node: FolderTree, at: str) -> str:
 
 def _find_ambiguity(node: FolderTree) -> str:
     holders = node.data_folders
+    if sign := _find_splits_below(holders):
+        return sign
     if all(ilsvrc.is_wnid(name) for name in holders) and not node.has_images:
         return ""
     if node.has_images:
@@ -56,7 +59,7 @@ def _find_ambiguity(node: FolderTree) -> str:
     splits = [name for name, split in splits_of_folders(holders).items() if split]
     if splits and [name.lower() for name in splits] != ["train"]:
         return f"folders of images are called like splits ({abbreviate(splits)}) and hold no class folders"
-    others = [name for name in holders if is_image_folder_name(name) or name.lower() in _COMPANION_NAMES]
+    others = [name for name in holders if is_image_folder_name(name) or _tells_no_class(name)]
     if others:
         return f"folders of images are called {abbreviate(others)}, which is no name of a class"
     if sign := _find_depth_ambiguity(node):
@@ -64,6 +67,10 @@ def _find_ambiguity(node: FolderTree) -> str:
     if are_parts(holders):
         return f"folders of images are called like parts of one set ({abbreviate(holders)})"
     return ""
+
+
+def _tells_no_class(name: str) -> bool:
+    return name.lower() in _COMPANION_NAMES or is_unlabelled_name(name)
 
 
 def are_parts(names: Collection[str]) -> bool:
@@ -101,19 +108,26 @@ def _find_depth_ambiguity(node: FolderTree) -> str:
             if doubtful
             else ""
         )
-    below = [set(folder.data_folders) for folder in deep.values()]
-    splits = sorted({name for names in below for name in names if split_of_word(name)})
-    if all(any(split_of_word(name) for name in names) for names in below):
-        return (
-            f"every class folder holds folders of splits ({abbreviate(splits)}), and each reading makes one split "
-            "of all: to "
-            f"keep them, move {next(iter(deep))}/{splits[0]} to {splits[0]}/{next(iter(deep))} and so on, or give a "
-            "table of file, class and split with `labels`"
-        )
-    same = set.intersection(*below)
+    same = set.intersection(*(set(folder.data_folders) for folder in deep.values()))
     if same:
         return f"all of {abbreviate(deep)} hold folders of the same names ({abbreviate(sorted(same))})"
     return f"the folders {abbreviate(deep)} hold no images, only other folders"
+
+
+def _find_splits_below(holders: Mapping[str, FolderTree]) -> str:
+    """Return the sign that class folders without images of their own hold folders of splits; "" if they do not."""
+    deep = [(name, list(folder.data_folders)) for name, folder in holders.items() if not folder.has_images]
+    if not deep or not all(any(map(split_of_word, inside)) for _, inside in deep):
+        return ""
+    splits = sorted({name for _, inside in deep for name in inside if split_of_word(name)})
+    if len(deep) < len(holders) and not any(split_of_word(name) != "train" for name in splits):
+        return ""
+    first = deep[0][0]
+    return (
+        f"class folders hold folders of splits ({abbreviate(splits)}), and each reading makes one split of all: to "
+        f"keep them, move {first}/{splits[0]} to {splits[0]}/{first} and so on, or give a table of file, class and "
+        "split with `labels`"
+    )
 
 
 def _carry_no_class(deep: Mapping[str, FolderTree]) -> bool:
@@ -137,25 +151,57 @@ def format_single_class_options(top: FolderTree) -> str:
     )
 
 
-def format_options(top: FolderTree) -> str:
-    """Return the possible interpretations, each with the option that selects it, as the end of a message."""
-    return f"choose: {', '.join(list_readings(top))}"
+def format_options(*tops: FolderTree) -> str:
+    """Return the possible interpretations, each with the option that selects it, as the end of a message.
+
+    ``tops``: the folders whose class folders are meant; several where a split has parts.
+    """
+    return f"choose: {', '.join(list_readings(*tops))}"
 
 
-def list_readings(top: FolderTree) -> list[str]:
-    """Return the possible interpretations of folders as classes, each with the option that selects it."""
+def list_readings(*tops: FolderTree) -> list[str]:
+    """Return the possible interpretations of folders as classes, each with the option that selects it.
+
+    None makes training images of a folder that is called like another split.
+    """
     readings: list[str] = []
     known: list[set[int]] = []  # the folders of each reading, by their identity
     for level in (*range(1, MAX_LEVEL), LAST_LEVEL):
-        found = [(normalize_nfc(name), folder) for name, folder in list_level(top, level) if folder.has_images_below]
-        names, folders = list(dict.fromkeys(name for name, _ in found)), {id(folder) for _, folder in found}
-        if names and folders not in known:
+        names, folders = _list_read(level, tops)
+        if names and folders not in known and not any(find_split_above(top, level) for top in tops):
             same = any(f" for {_format_classes(names)}" in reading for reading in readings)
             depth = " at any depth" if same and level == LAST_LEVEL else ""
             readings.append(f"`classes_at` {_format_level(level)} for {_format_classes(names)}{depth}")
             known.append(folders)
     several = [reading for reading in readings if " for 1 class " not in reading]
     return several or readings
+
+
+def format_reading(level: int, *tops: FolderTree) -> str:
+    """Return the interpretation of one level with its option; "" if no folders of images are there."""
+    names, _ = _list_read(level, tops)
+    return f"`classes_at` {_format_level(level)} for {_format_classes(names)}" if names else ""
+
+
+def _list_read(level: int, tops: Sequence[FolderTree]) -> tuple[list[str], set[int]]:
+    """Return the classes at a level, and their folders by identity."""
+    found = [(name, folder) for top in tops for name, folder in list_level(top, level) if folder.has_images_below]
+    return list(dict.fromkeys(normalize_nfc(name) for name, _ in found)), {id(folder) for _, folder in found}
+
+
+def find_split_above(top: FolderTree, level: int, own: str = "train") -> str:
+    """Return a folder above the classes of ``level`` that is called like another split than ``own``; "" if none is."""
+    for depth in range(1, MAX_LEVEL if level == LAST_LEVEL else level):
+        for name, folder in list_level(top, depth):
+            inside = folder.data_folders if level == LAST_LEVEL else folder.has_images_below
+            if inside and split_of_word(name) not in (None, own):
+                return name
+    return ""
+
+
+def are_parts_of_split(names: Collection[str]) -> bool:
+    """Return whether folders of one split differ in nothing but a number or letter at the end: ``train.X1`` …"""
+    return len({_PART_OF_SPLIT.sub("", name.lower()) for name in names}) == 1
 
 
 def _format_level(level: int) -> str:

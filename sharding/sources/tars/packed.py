@@ -21,7 +21,7 @@ from alexstream.sharding.sources.folder_tree import FolderTree, iter_imageless_f
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels
 from alexstream.sharding.sources.imagenet.flat_val import list_flat_tar
-from alexstream.sharding.sources.split_words import split_of_file
+from alexstream.sharding.sources.split_words import InnerSplits, split_of_file
 from alexstream.sharding.sources.structure import LayoutOptions, SourceLayout, SplitFolder, detect_layout
 from alexstream.sharding.sources.tars.nested import InnerTars, iter_nested_members
 from alexstream.sharding.sources.tars.walk import ArchiveMember
@@ -219,25 +219,30 @@ def _raise_unknown_split(root: Path, groups: Mapping[str | None, Sequence[str]])
 def _make_listers(
     tars: _TarGroup, tree: TarTree, layout: SourceLayout, unnamed: str
 ) -> dict[str, tuple[SplitFolder, SplitLister]]:
-    beside = dict(layout.beside)
+    beside = {**layout.beside, **layout.left_out}
     notices = [f"{name}: class folders packed again; its members decide" for name in tars.paths]
+    for path, why in layout.left_out.items():
+        notices.append(f"{'/'.join(path)}/: left out: {count_of(tree.at(path).num_files, 'file')}: {why}")
     found: dict[str, tuple[SplitFolder, SplitLister]] = {}
     for name, branch in layout.branches.items():
         split = name or unnamed
         if branch.flat and split == "test":
-            beside[branch.path] = TEST_IMAGES
-            count = tree.at(branch.path).num_files
-            notices.append(f"{'/'.join(branch.path)}: left out: {count_of(count, 'test image')}, without labels")
+            for path, _ in branch.list_folders():
+                beside[path] = TEST_IMAGES
+                count = tree.at(path).num_files
+                notices.append(f"{'/'.join(path)}: left out: {count_of(count, 'test image')}, without labels")
         elif branch.flat:
             found[split] = branch, partial(_list_flat, tars, branch, split)
         else:
-            for path in iter_imageless_folders(tree.at(branch.path), branch.level, branch.path):
-                beside[path] = "folder without images"
+            for top, level in branch.list_folders():
+                for path in iter_imageless_folders(tree.at(top), level, top):
+                    beside[path] = "folder without images"
             found[split] = branch, partial(_list_classes, tars, branch, beside, split)
     if found:
         first = next(iter(found))
         branch, make = found[first]
-        rest = partial(_list_skipped, tars, tree, beside, [branch for branch, _ in found.values()])
+        listed = {*layout.left_out, *(path for path, why in beside.items() if why == TEST_IMAGES)}
+        rest = partial(_list_skipped, tars, tree, beside, listed, [branch for branch, _ in found.values()])
         found[first] = branch, partial(_add_skipped, make, rest, notices)
     return found
 
@@ -277,14 +282,17 @@ def _list_classes(
 ) -> SourceSplit:
     kit = tars.labels.devkit
     return SourceSplit(
-        entries=ilsvrc.check_counts(_iter_entries(tars, branch, beside, log), split, log),
+        entries=ilsvrc.check_counts(_iter_entries(tars, branch, beside, split, log), split, log),
         ilsvrc2012_ids=kit.ids if kit else {},
         class_names=kit.names if kit else tars.labels.names,
         readings=branch.readings,
     )
 
 
-def _iter_entries(tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, log: ListingLog) -> Iterator[Entry]:
+def _iter_entries(
+    tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, split: str, log: ListingLog
+) -> Iterator[Entry]:
+    inner = InnerSplits(split)
     for container, member, parts in tars.members():
         if not branch.holds(parts[:-1]) or _is_below_any(parts, beside):
             continue
@@ -295,21 +303,32 @@ def _iter_entries(tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, 
         elif not placed:
             log.exclude(inside, "not inside a class folder")
         else:
-            yield Entry(placed[0], "/".join(placed), inside, container, member.offset, member.size)
+            name = "/".join(placed)
+            inner.add(name, len(placed[0]))
+            yield Entry(placed[0], name, inside, container, member.offset, member.size)
+    log.notices.extend(inner.describe())
 
 
-def _list_skipped(tars: _TarGroup, tree: TarTree, beside: SkippedFolders, branches: Sequence[SplitFolder]) -> Excluded:
-    """List with reasons what lies in none of the branches; a folder without images counts as one entry."""
+def _list_skipped(
+    tars: _TarGroup,
+    tree: TarTree,
+    beside: SkippedFolders,
+    listed: Collection[tuple[str, ...]],
+    branches: Sequence[SplitFolder],
+) -> Excluded:
+    """List with reasons what lies in none of the branches.
+
+    A folder ``beside`` them counts as one entry, unless it is among those to be ``listed`` file by file.
+    """
     only = f"{tars.prefix}{next(iter(tars.paths))}/" if len(tars.paths) == 1 else ""
-    test = {path for path, reason in beside.items() if reason == TEST_IMAGES}
     excluded = [
         (f"{only}{'/'.join(path)}", f"{reason} ({count_of(tree.at(path).num_files, 'file')})")
         for path, reason in beside.items()
-        if path not in test
+        if path not in listed
     ]
     for container, member, parts in tars.members():
-        if _is_below_any(parts, test):
-            own = "system file" if has_system_part(member.name) else TEST_IMAGES
+        if place := _find_place(parts, listed):
+            own = "system file" if has_system_part(member.name) else beside[place]
             excluded.append((f"{container}/{member.name}", member.reason or own))
         elif not _is_below_any(parts, beside) and not any(branch.holds(parts[:-1]) for branch in branches):
             reason = "system file" if has_system_part(member.name) else "not inside a class folder"
@@ -318,4 +337,10 @@ def _list_skipped(tars: _TarGroup, tree: TarTree, beside: SkippedFolders, branch
 
 
 def _is_below_any(parts: Sequence[str], folders: Collection[tuple[str, ...]]) -> bool:
-    return any(tuple(parts[:depth]) in folders for depth in range(1, len(parts)))
+    return bool(_find_place(parts, folders))
+
+
+def _find_place(parts: Sequence[str], folders: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the first of ``folders`` that a path lies in; () for none."""
+    ways = (tuple(parts[:depth]) for depth in range(1, len(parts)))
+    return next((way for way in ways if way in folders), ())
