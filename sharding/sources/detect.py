@@ -21,6 +21,12 @@ from alexstream.sharding.sources.beside import (
     replace_reasons,
     resolve_folders_beside,
 )
+from alexstream.sharding.sources.compressed import (
+    COMPRESSED,
+    check_class_archives,
+    check_split_archives,
+    is_compressed,
+)
 from alexstream.sharding.sources.files import (
     TEST_IMAGES,
     FolderItem,
@@ -124,7 +130,7 @@ def _resolve_folders_beside(source: _SourceFolder, found: DetectedSource, asked:
     ``asked``: the source as the caller gave it, where it is a folder above.
     """
     root, listed, choice = source
-    check_files_beside(root, listed, found)
+    check_files_beside(root, listed, found, choice)
     kit = find_devkit(root, listed) if found.unread else None
     return resolve_folders_beside(
         root,
@@ -272,6 +278,8 @@ def _skip_reason(item: FolderItem, kit: NamedDevkit, kinds: Mapping[str, str]) -
         return _REASONS_WITHOUT_NOTICE[1]
     if item.name in kinds:
         return skip_reason(kinds[item.name], item.name)
+    if is_compressed(item.name):
+        return COMPRESSED
     return "image without a label, in no class folder" if is_image_name(item.name) else "no archive of images"
 
 
@@ -345,6 +353,10 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
         return _detect_one_split(root, listed, layout.branches[""], choice)
     folders = layout.list_folders()
     above = root.joinpath(*layout.above)
+    if choice.level is None and choice.picked not in layout.branches:
+        for depth in range(len(layout.above) + 1):
+            place = root.joinpath(*layout.above[:depth])
+            check_split_archives(place, list_items(place), list(layout.branches))
     kit = find_devkit(root, listed) or (find_devkit(above, list_items(above)) if above != root else None)
     made: dict[str, SplitLister] = {}
     left, notices = _leave_out(root, layout)
@@ -461,6 +473,8 @@ def _detect_one_split(
     told_by_name = split_of_word(root.name) or any(map(split_of_file, branch.path))
     options = f"{format_options(DiskTree(root))}, all as {choice.split or 'train'} unless `split` says another"
     decided = choice.level is not None
+    if not decided:
+        _check_class_archives(root, branch.path)
     lists = None if told_by_name else find_split_lists(root, branch.path, options, decided=decided)
     if lists is not None and not lists.left_aside:
         folders = f"{'/'.join(branch.path)}/, with " if branch.path else ""
@@ -472,6 +486,15 @@ def _detect_one_split(
     if lists is not None and lists.left_aside:
         notices.append(f"{lists.describe()}: its splits are left aside, and all images are {split}")
     return audit_tables(with_left_out(found, left, notices), root, [branch.path], _audit_options([root], choice))
+
+
+def _check_class_archives(root: Path, way: Sequence[str]) -> None:
+    """Raise SourceError for a compressed archive beside class folders, or above them, that may be a class."""
+    for depth in range(len(way) + 1):
+        place = root.joinpath(*way[:depth])
+        listed = list_items(place)
+        known = [place.name, *(item.name for item in listed if item.is_dir)]
+        check_class_archives(place, listed, known, format_options(DiskTree(root)))
 
 
 def _infer_source_split(root: Path) -> str:

@@ -271,7 +271,7 @@ def _depth_of_classes(branch: SplitFolder, depth: int) -> int:
 
 def _find_common_class(node: FolderTree, path: tuple[str, ...], found: Sequence[SplitFolder]) -> str:
     """Return a class that two of the branches have; "" if there is none."""
-    counts = Counter(name for branch in found for name in set(_list_class_names(node, path, branch)))
+    counts = Counter(name for branch in found for name in dict.fromkeys(_list_class_names(node, path, branch)))
     return next((name for name, count in counts.items() if count > 1), "")
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of
+from alexstream.sharding.sources.compressed import COMPRESSED, is_compressed
 from alexstream.sharding.sources.files import TEST_IMAGES, has_system_part, is_image_name, may_be_image, open_range_file
 from alexstream.sharding.sources.folder import TABLE_EXTENSIONS
 from alexstream.sharding.sources.folder_tree import FolderTree, iter_imageless_folders
@@ -27,7 +28,6 @@ from alexstream.sharding.sources.tars.nested import InnerTars, iter_nested_membe
 from alexstream.sharding.sources.tars.walk import ArchiveMember
 from alexstream.sharding.sources.types import Entry, Excluded, ListingLog, SourceSplit, SplitLister
 
-_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 _CHUNK_ROWS = 1 << 15
 Listers = dict[str, tuple[list[str], SplitLister]]
 SkippedFolders = Mapping[tuple[str, ...], str]
@@ -170,6 +170,7 @@ def detect_packed_folders(
             _check_inner_tars(walked[name], path, choice)
         tree = build_tree(walked.values())
         layout = detect_layout(tree, where, replace(choice, split=told or choice.split))
+        _check_compressed_splits(walked.values(), layout, where, choice)
         if told is None and "" in layout.branches and len(groups) > 1:
             _raise_unknown_split(root, groups)
         unnamed = told or choice.split or "train"
@@ -195,7 +196,7 @@ def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) ->
             f"are read from tars that lie in a folder: unpack it (tar -xf {path.name}) and give `source` that folder; "
             "if its tars are classes or splits by name, and their labels do not count: `classes_at` 1, 2 … or last"
         )
-    packed = (m.name for m in members if not m.reason and m.name.lower().endswith(_COMPRESSED)) if inner.paths else ()
+    packed = (m.name for m in members if not m.reason and is_compressed(m.name)) if inner.paths else ()
     if name := next(iter(packed), ""):
         raise SourceError(
             f"{path}: {name} is compressed, so that images in it cannot be read in place; unpack the tar around it "
@@ -206,6 +207,24 @@ def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) ->
             f"{path}: holds {twice} and, beside it, a folder {twice[:-4]}/, of which one may be a copy of the other; "
             f"unpack it (tar -xf {path.name}), move one of the two away and give `source` the folder"
         )
+
+
+def _check_compressed_splits(
+    tars: Iterable[TarMembers], layout: SourceLayout, where: str, choice: LayoutOptions
+) -> None:
+    """Raise SourceError for a compressed archive beside folders of splits in a tar that is named for another split."""
+    if "" in layout.branches or choice.level is not None or choice.picked in layout.branches:
+        return
+    for members in tars:
+        for member in members:
+            *folders, name = members.inner.split_path(member.name)
+            told = split_of_file(name) if is_compressed(name) and not member.reason else None
+            if told and tuple(folders) == layout.above and told not in layout.branches:
+                readings = ", ".join(f"`split` {split}" for split in layout.branches)
+                raise SourceError(
+                    f"{where}: {member.name} in it is named for the {told} split, of which nothing else is there, and "
+                    f"is compressed; unpack both, or choose what is unpacked alone: {readings}"
+                )
 
 
 def _raise_unknown_split(root: Path, groups: Mapping[str | None, Sequence[str]]) -> NoReturn:
@@ -331,7 +350,8 @@ def _list_skipped(
             own = "system file" if has_system_part(member.name) else beside[place]
             excluded.append((f"{container}/{member.name}", member.reason or own))
         elif not _is_below_any(parts, beside) and not any(branch.holds(parts[:-1]) for branch in branches):
-            reason = "system file" if has_system_part(member.name) else "not inside a class folder"
+            reason = COMPRESSED if is_compressed(member.name) else "not inside a class folder"
+            reason = "system file" if has_system_part(member.name) else reason
             excluded.append((f"{container}/{member.name}", member.reason or reason))
     return excluded
 
