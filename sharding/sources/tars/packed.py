@@ -251,7 +251,7 @@ def _make_listers(
                 count = tree.at(path).num_files
                 notices.append(f"{'/'.join(path)}: left out: {count_of(count, 'test image')}, without labels")
         elif branch.flat:
-            found[split] = branch, partial(_list_flat, tars, branch, split)
+            found[split] = branch, partial(_list_flat, tars, branch, _find_table(tree, branch), split)
         else:
             for top, level in branch.list_folders():
                 for path in iter_imageless_folders(tree.at(top), level, top):
@@ -274,8 +274,21 @@ def _add_skipped(
     return split
 
 
-def _list_flat(tars: _TarGroup, branch: SplitFolder, split: str, log: ListingLog) -> SourceSplit:
+def _find_table(tree: TarTree, branch: SplitFolder) -> str:
+    """Return the path of a table in the folder of flat images, or in those above it; "" if there is none."""
+    for depth in range(len(branch.path), -1, -1):
+        if tables := tree.at(branch.path[:depth]).tables:
+            return "/".join((*branch.path[:depth], min(tables, key=lambda name: "annotations" not in name)))
+    return ""
+
+
+def _list_flat(tars: _TarGroup, branch: SplitFolder, table: str, split: str, log: ListingLog) -> SourceSplit:
     (name, path), *others = tars.paths.items()
+    if table and (split != "val" or others or tars.labels.val_labels is None):
+        raise SourceError(
+            f"{path}: {'/'.join(branch.path)}/ has images and no class folders, and their labels may be in {table} in "
+            f"the tar, where tables are not read; unpack the tar (tar -xf {path.name}) and give `source` that folder"
+        )
     if split != "val" or others:
         raise SourceError(
             f"{path}: {split} has images and no class folders ({'/'.join(branch.path) or 'at the top'}); "

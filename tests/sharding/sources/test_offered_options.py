@@ -145,3 +145,10 @@ def test_folders_of_other_splits_inside_classes_are_named(tmp_path, packed):
     assert len(train.listing) == 6
     (said,) = [text for text in train.listing.notices if "another split" in text]
     assert said.startswith("cat/test/: 3 images in class folders") and said.endswith("read as train")
+
+
+def test_a_tar_with_the_labels_of_its_flat_images_in_it_says_to_unpack_it(tmp_path):
+    of_train = ["tiny/train/n01440764/images/1.JPEG", "tiny/train/n01443537/images/1.JPEG"]
+    pack_tar(tmp_path / "tiny.tar", *of_train, "tiny/val/images/val_0.JPEG", "tiny/val/val_annotations.txt")
+    with pytest.raises(SourceError, match=r"in tiny/val/val_annotations\.txt in the tar.*tar -xf tiny\.tar"):
+        read_classes(tmp_path / "tiny.tar")
