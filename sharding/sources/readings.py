@@ -42,6 +42,8 @@ def _further_options(node: FolderTree, at: str) -> str:
     flat = [name for name, folder in node.data_folders.items() if folder.has_images]
     place, first = (at, "") if node.is_on_disk else ("DIR", " (unpack the tar into DIR)")
     alone = f", or `source` {place}/{inside} for that folder alone{first}" if inside else ""
+    if unlabelled := next(filter(is_unlabelled_name, node.data_folders), ""):
+        alone += f", or move {unlabelled}/ away if its images have no labels"
     by_table = are_parts(node.data_folders) or any(is_image_folder_name(name) or told[name] for name in flat)
     table = node.tables[0] if node.tables else "a table"
     return alone + (f", or `labels` FILE if {table} tells the class of each image" if by_table else "")

@@ -72,6 +72,19 @@ def check_offer(src, offer):
         assert list(chosen) == [offer.options["split"]]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("above", "level"), [("", 1), ("w/", 2), ("a/b/", 3)])
+def test_folders_beside_splits_are_offered_as_classes_at_their_level_below_the_source(tmp_path, above, level, packed):
+    paths = [above + path for path in ASKED["a folder beside splits"]]
+    src = pack_tar(tmp_path / "p.tar", *paths) if packed else make_files(tmp_path / "photos", *paths)
+    with pytest.raises(SourceError) as error:
+        read_classes(src)
+    offers = find_offers(str(error.value))
+    assert [(o.options["classes_at"], set(o.classes)) for o in offers if "classes_at" in o.options] == [
+        (level, {"train", "val", "extra"})
+    ]
+
+
 def test_offers_are_found_in_a_message():
     message = (
         "x; choose: `source` /a `classes_at` 2 for 3 classes (a, b, …, c), `split` val, or `source` /a/b for that alone"
@@ -118,6 +131,12 @@ def test_images_of_unlabelled_folders_beside_splits_are_left_out_and_counted(tmp
     assert {path.removeprefix("p.tar/") for path, _ in train.listing.excluded} == set(paths) - set(of_splits)
     said = " ".join(train.listing.notices)
     assert "seg_pred/: left out: 2 files" in said and "unlabeled2017/: left out: 1 file" in said
+
+
+def test_an_unlabelled_folder_among_classes_may_be_moved_away(tmp_path):
+    make_files(tmp_path / "photos", *ASKED["unlabelled images among classes"])
+    with pytest.raises(SourceError, match=r"or move unlabeled/ away if its images have no labels"):
+        read_classes(tmp_path / "photos")
 
 
 def test_an_unlabelled_folder_with_class_folders_is_asked_about(tmp_path):
