@@ -88,6 +88,9 @@ REFUSED = {
     "TIFF, pixels outside the file": tiff(following=99_999_999, strip=1 << 20),
     "TIFF, cut in its table": tiff()[:-30],
     "WebP, cut in its pixels": webp_with(cut=100),
+    "WebP, cut in its second picture": save(
+        "WEBP", save_all=True, append_images=[Image.open(io.BytesIO(picture(4)))], lossless=True
+    )[:-100],
     "WebP of Exif alone": webp_with(exif=EXIF)[:30],
 }
 
