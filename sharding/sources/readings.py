@@ -202,7 +202,7 @@ def find_split_above(top: FolderTree, level: int, own: str = "train") -> str:
 
 
 def are_parts_of_split(names: Collection[str]) -> bool:
-    """Return whether folders of one split differ in nothing but a number or letter at the end: ``train.X1`` …"""
+    """Return whether folders of one split differ in nothing but a number or letter at the end: ``train_1`` …"""
     return len({_PART_OF_SPLIT.sub("", name.lower()) for name in names}) == 1
 
 
