@@ -39,8 +39,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Tests, whose asserts pytest writes anew, are compiled once, not by each process of each run.
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -76,6 +77,7 @@ soak: $(READY)
 	[ -d "$(SOAK_IMAGES)" ] || $(BIN)/python cli.py sample --out "$(SOAK_IMAGES)" --quiet
 	export ALEXSTREAM_TRIAL_LOG=$(TRIAL_LOG); broken=0; \
 	ALEXSTREAM_TRIALS=long $(BIN)/python -m pytest tests/faults || broken=1; \
+	ALEXSTREAM_TRIALS=long $(BIN)/python -m pytest -m soak --ignore=tests/faults || broken=1; \
 	$(BIN)/python tests/faults/fuzz.py || broken=1; \
 	! $(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python tests/faults/fuzz.py --guided --executions 10000 || broken=1; \
 	$(BIN)/python tests/faults/sanitized.py || broken=1; \

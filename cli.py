@@ -3,6 +3,7 @@
 import sys
 
 from alexstream.commands.main import main
+from alexstream.core.program import program_name
 
 if __name__ == "__main__":
-    sys.exit(main(prog_name="cli.py"))
+    sys.exit(main(prog_name=program_name()))

@@ -12,7 +12,6 @@ import click
 from alexstream.commands.group import Group
 from alexstream.commands.options import (
     FOLDER_PARAM,
-    LOCATION_PARAM,
     SOURCE_PARAM,
     ConsumerParam,
     cache_option,
@@ -26,6 +25,7 @@ from alexstream.commands.options import (
     precision_option,
     quiet_option,
     recipe_option,
+    takes_data,
     workers_option,
 )
 from alexstream.commands.streams import choose_device, find_split_folder, make_stream
@@ -61,7 +61,7 @@ rounds_option = click.option(
 
 
 @bench.command("shard")
-@click.option("--src", required=True, type=SOURCE_PARAM, help="Source of the images, in any form that shard reads.")
+@click.option("--src", required=True, type=SOURCE_PARAM, help="Where the images are, as for shard.")
 @click.option(
     "--out",
     default=None,
@@ -115,9 +115,7 @@ def bench_shard(
 
 
 @bench.command("stream")
-@click.option(
-    "--data", required=True, type=LOCATION_PARAM, help="Data set: a folder or s3://bucket/folder, or one of its splits."
-)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option(
     "--split",
     default="train",
@@ -240,21 +238,19 @@ def bench_step(
 
 
 @bench.command("overlap")
-@click.option(
-    "--data", required=True, type=LOCATION_PARAM, help="Data set: a folder or s3://bucket/folder, or a training split."
-)
+@takes_data("data set, or its training split; a folder or s3://bucket/folder.")
 @click.option(
     "--consumer",
     default=None,
     type=ConsumerParam(),
-    help="Replace the network by a simulated accelerator, which uses no CPU, at this rate: images per second (5000), "
-    "a percentage of the stream's peak rate (90%), or sweep, for 50% to 100%.",
+    help="Measure with a pretended network, which takes images at a fixed rate and uses no CPU: images per second "
+    "(5000), a percentage of what the stream can give (90%), or sweep, from 50% to 100%.",
 )
 @click.option(
     "--devices",
     default=2,
     show_default=True,
-    help="Devices per replica, 1 or 2, as for train; always 1 with --consumer.",
+    help="GPUs for one network, or processes on a CPU, 1 or 2, as for train; always 1 with --consumer.",
 )
 @device_option
 @recipe_option
@@ -280,9 +276,19 @@ def bench_step(
 @decoder_option
 @cache_option
 @cache_size_option
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Timed steps per block.")
 @click.option(
-    "--rounds", default=7, show_default=True, type=click.IntRange(1), help="Rounds; each has a block of every kind."
+    "--steps",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Timed steps per block. [default: 20, or as many as fit into two minutes]",
+)
+@click.option(
+    "--rounds",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Rounds; each has a block of every kind. [default: 7, or as many as fit into two minutes]",
 )
 @json_option
 @quiet_option
@@ -310,7 +316,8 @@ def bench_overlap(
 
     Alternates, in the same processes, steps on live batches, on one cached batch, and on live batches without
     augmentation. live ÷ cached is the cost of data, live ÷ without augmentation the cost of augmentation, each with a
-    95 % confidence interval. Also prints waiting times, the time of each stage, and a verdict.
+    95 % confidence interval. Also prints waiting times, the time of each stage, and a verdict. Takes two minutes at
+    most, if steps are not very slow, and says first what it will do.
     Python: alexstream.trainer.bench.overlap.
 
     \b

@@ -17,31 +17,46 @@ from alexstream.commands.options import (
     FolderLevelParam,
     encode_option,
     quiet_option,
+    takes_data,
     workers_option,
 )
 from alexstream.commands.streams import find_split_folder
 from alexstream.core.errors import DatasetError
 from alexstream.core.extras import require_extra
+from alexstream.core.program import program_name
 from alexstream.core.text import count_of
 
+_SHARD_GROUPS = {
+    "Source and output": ("src", "out", "split", "val-share", "seed", "fetch"),
+    "Classes and labels": ("classes", "classes-at", "list-classes", "labels", "label-columns", "labels-partial"),
+    "How images are stored": ("encode", "size", "resize-filter", "quality", "chroma"),
+    "Files that are no images": ("on-bad", "max-bad"),
+    "Running": ("dry-run", "workers", "executor", "quiet"),
+}
 
-@command(writes_files=True)
+
+@command(writes_files=True, groups=_SHARD_GROUPS)
 @click.option(
-    "--src", required=True, type=SOURCE_PARAM, help="Source of the images; see below for the forms recognized."
+    "--src",
+    required=True,
+    type=SOURCE_PARAM,
+    help="Where the images are: a folder, a tar, an s3:// address or a list of tars, in one of the forms listed above.",
 )
 @click.option(
     "--out",
     required=True,
     type=LOCATION_PARAM,
-    help="Folder to write the data set to; one subfolder per split if --src has splits.",
+    help="Folder to write the data set to: OUT/train, OUT/val … if --src has splits, or OUT itself if it has none.",
 )
 @click.option(
     "--split",
     default=None,
     type=click.Choice(["train", "val", "test"]),
-    help="Name of the split. [default: the name of the --src folder if it is a split's, else train]",
+    help="What to call the images if --src has no splits. [default: train, or the name of --src if it is a split's]",
 )
-@click.option("--seed", default=2012, show_default=True, help="Seed of the global shuffle.")
+@click.option(
+    "--seed", default=2012, show_default=True, help="Number that decides the order in which the images are stored."
+)
 @click.option(
     "--classes",
     "classes_file",
@@ -60,10 +75,12 @@ from alexstream.core.text import count_of
 @click.option(
     "--label-columns",
     default="",
-    help="Columns of --labels to read, as FILE,CLASS or FILE,CLASS,SPLIT. [default: chosen by the table's header]",
+    help="Names of the columns of --labels to read: FILE,CLASS or FILE,CLASS,SPLIT. [default: guessed from its header]",
 )
 @click.option(
-    "--labels-partial", is_flag=True, help="Skip images without a row in --labels, and rows without an image."
+    "--labels-partial",
+    is_flag=True,
+    help="Leave out images that have no row in --labels, and rows that have no image; otherwise both are an error.",
 )
 @encode_option
 @click.option(
@@ -71,7 +88,8 @@ from alexstream.core.text import count_of
     default=256,
     show_default=True,
     type=click.IntRange(224, 4096),
-    help="Side of the stored square images, in pixels.",
+    help="Side of the stored square images, in pixels: an image is scaled until its shorter side has so many, and the "
+    "rest of the longer one is cut off. Training then crops 224 of them.",
 )
 @click.option(
     "--resize-filter",
@@ -80,33 +98,37 @@ from alexstream.core.text import count_of
     type=click.Choice(["lanczos", "bicubic", "bilinear", "box"]),
     help="Filter for resizing; all are antialiased.",
 )
-@click.option("--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="JPEG quality.")
+@click.option(
+    "--quality", default=95, show_default=True, type=click.IntRange(1, 100), help="Quality of the stored JPEGs."
+)
 @click.option(
     "--chroma",
     default="4:2:0",
     show_default=True,
     type=click.Choice(["4:2:0", "4:2:2", "4:4:4"]),
-    help="Chroma subsampling of the JPEGs.",
+    help="How finely the stored JPEGs hold colors: 4:4:4 as finely as brightness, 4:2:0 half as finely both ways.",
 )
 @click.option(
     "--on-bad",
     default="quarantine",
     show_default=True,
     type=click.Choice(["quarantine", "fail"]),
-    help="Files that are not usable images. quarantine: list them in quarantine.jsonl. fail: stop at the first one.",
+    help="What to do with files that are not usable images. quarantine: list them in quarantine.jsonl and go on. "
+    "fail: stop at the first one.",
 )
 @click.option(
     "--executor",
     default="local",
     show_default=True,
     type=click.Choice(["local", "ray"]),
-    help="local: processes on this machine. ray: Ray tasks, on the cluster in RAY_ADDRESS or else a private one.",
+    help="What does the work. local: processes on this machine. ray: the Ray cluster that RAY_ADDRESS names.",
 )
 @click.option(
     "--max-bad",
     default=None,
     type=click.IntRange(0),
-    help="Stop the conversion if more than this many files are not usable images. [default: no limit]",
+    metavar="N",
+    help="Stop when more than N files are not usable images: then something else is wrong. [default: never]",
 )
 @click.option(
     "--val-share",
@@ -119,8 +141,8 @@ from alexstream.core.text import count_of
     "--classes-at",
     default=None,
     type=FolderLevelParam(),
-    help="Depth of the class folders. 1: directly in --src, or in a split's folder; 2: one level deeper; and so on; "
-    "last: the folders that hold the images; 0: each tar is a class. [default: detected]",
+    help="How deep the class folders lie in --src, or in a split's folder. 1: cat/; 2: berlin/cat/; and so on; last: "
+    "the folders that hold the images; 0: each tar is a class. [default: detected]",
 )
 @click.option(
     "--list-classes",
@@ -203,7 +225,7 @@ def _print_duplicates(folders: Sequence[Path], data: Path) -> None:
     from alexstream.sharding.duplicates import find_duplicates
 
     for line in find_duplicates(folders).describe():
-        click.echo(f"  NOTE {line} (list them with: cli.py info {data} --duplicates)")
+        click.echo(f"  NOTE {line} (list them with: {program_name()} info {data} --duplicates)")
 
 
 def _make_shard_request(
@@ -252,7 +274,7 @@ def _make_shard_request(
 
 
 @command()
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option("--fast", is_flag=True, help="Check sizes and hashes only; decode no sample.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per split.")
 @workers_option
@@ -283,7 +305,7 @@ def verify(data: Path, fast: bool, as_json: bool, workers: int, quiet: bool) -> 
 
 
 @command()
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per split.")
 @click.option(
     "--list-classes",
@@ -330,7 +352,7 @@ def info(data: Path, as_json: bool, list_classes: bool, list_duplicates: bool) -
 
 
 @command()
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or one of its splits; a folder or s3://bucket/folder.")
 @click.option(
     "--split",
     default=None,

@@ -8,16 +8,13 @@ from pathlib import Path
 import click
 
 from alexstream.commands.group import command, exit_with_error
-from alexstream.commands.options import FOLDER_PARAM
+from alexstream.commands.options import takes_data
 
 
 @command()
-@click.option(
-    "--data",
+@takes_data(
+    "folder on the disk that holds the shards; its speed is measured with a temporary file. [default: this folder]",
     default=Path(),
-    show_default="this folder",
-    type=FOLDER_PARAM,
-    help="Folder on the disk that holds the shards. Its speed is measured with a temporary file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(data: Path, as_json: bool) -> None:
@@ -28,7 +25,7 @@ def doctor(data: Path, as_json: bool) -> None:
     \b
     Examples:
       cli.py doctor
-      cli.py doctor --data /scratch --json
+      cli.py doctor /scratch --json
     """
     from dataclasses import asdict
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,35 @@ from alexstream.commands.options import (
     FitOnParam,
     cache_option,
     cache_size_option,
-    checkpoint_option,
-    checkpoints_option,
     device_option,
     quiet_option,
+    takes_checkpoints,
+    takes_data,
     views_option,
 )
-from alexstream.commands.streams import choose_device, find_split_folder, load_class_names, make_evaluation_stream
+from alexstream.commands.streams import (
+    choose_device,
+    find_split_folder,
+    load_class_names,
+    make_evaluation_stream,
+    tell_missing_letters,
+)
 from alexstream.core.errors import BadImageError
 from alexstream.core.text import count_of
 
 
 @command()
-@click.option(
-    "--data",
-    required=True,
-    type=LOCATION_PARAM,
-    help="Data set that the network was trained on: its train/ holds the mean image.",
-)
+@takes_data("data set that the network was trained on: its train/ holds the mean image.")
 @click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
-@checkpoints_option
+@takes_checkpoints(several=True)
 @views_option
 @click.option(
     "--fit-weights",
     "fit_on",
     default=None,
     type=FitOnParam(),
-    help="Fit the weights of several checkpoints: on this fraction of the validation split (0.5), which is then not "
-    "scored, or on another split (a folder). [default: equal weights]",
+    help="Give several checkpoints the weights with which they score best on some images: a share of the validation "
+    "split (0.5), which is then not scored, or another split (a folder). [default: equal weights]",
 )
 @click.option("--per-class", is_flag=True, help="Also print the scores of each class.")
 @click.option(
@@ -112,60 +114,84 @@ def evaluate(
 @click.argument("images", nargs=-1, required=True, type=FILE_PARAM)
 @click.option(
     "--data",
-    required=True,
+    default=None,
     type=LOCATION_PARAM,
-    help="Data set that the network was trained on: its train/ holds the mean image and the classes.",
+    help="Data set that the network was trained on; only for checkpoints of version 0.2.0 and before, which do not "
+    "hold the mean image and the names of the classes.",
 )
-@checkpoints_option
+@takes_checkpoints(several=True)
 @views_option
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image.")
 def predict(
-    images: tuple[Path, ...], data: Path, checkpoints: tuple[Path, ...], views: str, device: str, as_json: bool
+    images: tuple[Path, ...], data: Path | None, checkpoints: tuple[Path, ...], views: str, device: str, as_json: bool
 ) -> None:
-    """Classify image files: print the five most probable classes of each, with probabilities.
+    """Classify pictures, or folders of them: print the five most probable classes of each, with probabilities.
 
-    Reads every format that shard reads, and converts images in the same way. A file that is not a usable image is
-    reported on stderr; the other files are still classified, and the exit code is 1.
+    Needs the checkpoint alone. Reads every format that shard reads, and converts images in the same way. A file that
+    is not a usable image is reported on stderr; the other files are still classified, and the exit code is 1.
     Python: alexstream.trainer.evaluation.predictions.predict_top_classes.
 
     \b
     Examples:
-      cli.py predict cat.jpg --data shards/ --checkpoint runs/alexnet
-      cli.py predict photos/*.png --data shards/ --views 10 --json
+      cli.py predict cat.jpg --checkpoint runs/alexnet
+      cli.py predict cat.jpg dog.jpg photos/new/ --checkpoint runs/alexnet/latest
+      cli.py predict photos/*.png --views 10 --json
     """
     from alexstream.pipeline.single_image import ImagePreprocessor
-    from alexstream.sharding.dataset_v1.manifest import load_manifest
     from alexstream.sharding.images.decode import prepare_image
     from alexstream.trainer.evaluation.ensemble import Ensemble
     from alexstream.trainer.evaluation.predictions import predict_top_classes
 
-    manifest = load_manifest(find_split_folder(data, "train"))
     ensemble, where = Ensemble.load(checkpoints), choose_device(device)
-    stream = make_evaluation_stream(data, None, ensemble)
-    ensemble.require_match(stream.facts())
-    stills, models, failed = (
-        ImagePreprocessor(stream.train, ensemble.augmentation, where),
-        ensemble.build_models(where),
-        False,
-    )
-    for path in images:
+    preprocessing, classes = _load_preprocessing(data, ensemble)
+    pictures = ImagePreprocessor(preprocessing, ensemble.augmentation, where)
+    models, failed = ensemble.build_models(where), False
+    for path in _list_pictures(images):
         try:
-            pixels_SSC = prepare_image(path.read_bytes(), manifest.encode).pixels_HWC
+            pixels_SSC = prepare_image(path.read_bytes(), preprocessing.encode).pixels_HWC
         except (BadImageError, OSError) as error:
             failed = True
             click.echo(_format_unreadable(path, error), err=True)
             continue
-        found = predict_top_classes(models, stills.batch(pixels_SSC[None], int(views)).images_NCHW)
-        click.echo(
-            _format_prediction_json(path, manifest, *found) if as_json else _format_prediction(path, manifest, *found)
-        )
+        found = predict_top_classes(models, pictures.batch(pixels_SSC[None], int(views)).images_NCHW)
+        answers = _name_classes(classes, preprocessing.class_names, *found)
+        click.echo(_format_prediction_json(path, answers) if as_json else _format_prediction(path, answers))
     if failed:
         sys.exit(1)
 
 
+def _load_preprocessing(data: Path | None, ensemble: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return what turns pictures into input, and the classes: those of the checkpoints, or of ``data`` where given."""
+    if data is None:
+        return ensemble.require_preprocessing(), ensemble.classes
+    find_split_folder(data, "train")
+    facts = make_evaluation_stream(data, None, ensemble).facts()
+    ensemble.require_match(facts)
+    return facts.preprocessing, facts.classes
+
+
+def _list_pictures(places: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield files as they are, and of folders the files at any depth that may be images, sorted.
+
+    Raises SourceError for a folder without any.
+    """
+    from alexstream.core.errors import SourceError
+    from alexstream.sharding.sources.files import LinkFollower, may_be_image, walk_files
+
+    for place in places:
+        if not place.is_dir():
+            yield place
+            continue
+        listed = walk_files(place, str(place), LinkFollower())
+        found = [Path(path) for path, left_out in listed if not left_out and may_be_image(path)]
+        if not found:
+            raise SourceError(f"{place} holds no images; give image files, or a folder of them")
+        yield from found
+
+
 @command(writes_files=True)
-@checkpoint_option
+@takes_checkpoints()
 @click.option("--out", required=True, type=FILE_PARAM, help="Picture to write, for example kernels.png.")
 def kernels(checkpoint: Path, out: Path) -> None:
     """Draw the kernels of the first layer, one column above the other, as in figure 3 of the paper.
@@ -184,16 +210,15 @@ def kernels(checkpoint: Path, out: Path) -> None:
     state = load_checkpoint(checkpoint)
     state.require_network(checkpoint)
     weight = state.parameters["conv1.weight"].float().numpy()
-    save_kernels(weight, state.recipe.columns, f"{checkpoint}, step {state.step:,}", out)
+    missing = save_kernels(weight, state.recipe.columns, f"{checkpoint}, step {state.step:,}", out)
+    tell_missing_letters(missing, out)
     click.echo(f"{out}: {len(weight)} kernels in {count_of(state.recipe.columns, 'column')}, from step {state.step}")
 
 
 @command()
-@click.option(
-    "--data", required=True, type=LOCATION_PARAM, help="Data set that the network was trained on, with train/."
-)
+@takes_data("data set that the network was trained on, with train/.")
 @click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
-@checkpoint_option
+@takes_checkpoints()
 @click.option("--out", required=True, type=FILE_PARAM, help="Picture to write, for example neighbours.png.")
 @click.option(
     "--queries",
@@ -237,8 +262,8 @@ def neighbours(
 ) -> None:
     """Find the training images most similar to some query images, and draw them, as in figure 4 of the paper.
 
-    Similarity is the Euclidean distance between the 4096 activations of the last hidden layer, in test mode, of the
-    center crops. The search is exact: it passes once over the whole training split. Python:
+    Similarity is the Euclidean distance between the activations of the last hidden layer, in test mode, of the center
+    crops. The search is exact: it passes once over the whole training split. Python:
     alexstream.trainer.evaluation.neighbors.find_neighbors.
 
     \b
@@ -261,7 +286,11 @@ def neighbours(
         ensemble.build_models(where)[0], splits[-1], asked, load_class_names(stream), count, where, quiet=quiet
     )
     click.echo("\n".join(json.dumps(one.to_dict()) if as_json else one.to_text() for one in found))
-    save_neighbors([one.pictures() for one in found], f"{checkpoint}, step {ensemble.states[0].step:,}", out)
+    state = ensemble.states[0]
+    what = f"{checkpoint}, step {state.step:,}"
+    missing = save_neighbors([one.pictures() for one in found], state.num_activations, what, out)
+    if not quiet:
+        tell_missing_letters(missing, out)
     click.echo(f"picture: {out}", err=True)
 
 
@@ -297,19 +326,26 @@ def _format_unreadable(path: Path, error: Exception) -> str:
     return f"Error: {path}: cannot be read ({getattr(error, 'strerror', error)}); give an image file"
 
 
-def _format_prediction(path: Path, manifest: Any, labels: list[int], probabilities: list[float]) -> str:
-    """Format the most probable classes of an image, one line per class."""
-    rows = [f"{path}"]
-    for label, probability in zip(labels, probabilities, strict=True):
-        wnid = manifest.classes[label]
-        rows.append(f"  {100 * probability:6.2f} %  {wnid}  {manifest.class_names.get(wnid, '')}".rstrip())
-    return "\n".join(rows)
-
-
-def _format_prediction_json(path: Path, manifest: Any, labels: list[int], probabilities: list[float]) -> str:
-    found = [
-        {"label": label, "class": wnid, "name": manifest.class_names.get(wnid), "probability": probability}
+def _name_classes(
+    classes: tuple[str, ...], names: tuple[str, ...], labels: list[int], probabilities: list[float]
+) -> list[dict[str, Any]]:
+    """Return the most probable classes: label, class, name in words (None: it has none) and probability of each."""
+    return [
+        {
+            "label": label,
+            "class": classes[label],
+            "name": names[label] if names and names[label] != classes[label] else None,
+            "probability": probability,
+        }
         for label, probability in zip(labels, probabilities, strict=True)
-        for wnid in [manifest.classes[label]]
     ]
+
+
+def _format_prediction(path: Path, found: list[dict[str, Any]]) -> str:
+    """Format the most probable classes of an image, one line per class."""
+    rows = [f"  {100 * one['probability']:6.2f} %  {one['class']}  {one['name'] or ''}".rstrip() for one in found]
+    return "\n".join([f"{path}", *rows])
+
+
+def _format_prediction_json(path: Path, found: list[dict[str, Any]]) -> str:
     return json.dumps({"image": str(path), "classes": found})

@@ -38,6 +38,8 @@ _FLAGS = {
     "predictions": ("--predictions",),
     "removed": ("--remove",),
     "resume": ("--resume",),
+    "rounds": ("--rounds",),
+    "steps": ("--steps",),
     "seed": ("--seed",),
     "source": ("--src",),
     "split": ("--split",),

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,28 @@ from alexstream.commands.interrupts import INTERRUPTED_MESSAGE, Terminated, hand
 from alexstream.core.errors import AlexstreamError
 from alexstream.core.limits import explain_process_limit
 from alexstream.core.parameters import to_display, use_names
+from alexstream.core.program import program_name
+from alexstream.core.progress import tell_activities
 from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
 from alexstream.core.text import to_one_line
 
-_PROGRAM = re.compile(r"\bcli\.py(?= [a-z])")
-_INSTALLED_NAMES = ("alexstream", "python -m alexstream")
+_PROGRAM = re.compile(r"(?<!-- )(?<!python )\bcli\.py(?= [a-z])")  # torchrun starts files and modules
 
 
 class Command(click.Command):
     """A command whose options can also come from a TOML file (``--config``); typed options take precedence.
 
+    ``groups`` are headings of ``--help``, each with the long names of its options; what is in none comes last.
     ``writes_files`` marks a command whose result is files: its output is only a log, so that a standard output which
     can no longer be written to does not end it.
     """
 
-    def __init__(self, *args: Any, writes_files: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, writes_files: bool = False, groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._writes_files = writes_files
+        self._writes_files, self.groups = writes_files, groups or {}
         if any(isinstance(parameter, click.Option) for parameter in self.params):
             self.params.append(
                 click.Option(
@@ -53,7 +57,18 @@ class Command(click.Command):
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help text, with examples by the name under which the program was started."""
-        return name_program(super().get_help(ctx), ctx)
+        return name_program(super().get_help(ctx))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under the headings of ``groups``, in their order."""
+        if not self.groups:
+            return super().format_options(ctx, formatter)
+        left = {name: record for name, record in _help_records(self.get_params(ctx), ctx)}
+        for heading, names in self.groups.items():
+            with formatter.section(heading):
+                formatter.write_dl([left.pop(f"--{name}") for name in names])
+        with formatter.section("Other options"):
+            formatter.write_dl(list(left.values()))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; add a suggestion to an error about a path that does not exist."""
@@ -61,12 +76,21 @@ class Command(click.Command):
             treat_output_as_log()
         use_names(flags_for(self))
         try:
-            return super().invoke(ctx)
+            with tell_activities(not ctx.params.get("quiet", False)):
+                return super().invoke(ctx)
         except AlexstreamError as error:
             for path in _find_missing_paths(ctx.params.values()):
                 if str(path) in str(error) and path.parent.is_dir():
                     error.args = (f"{error}{suggest_match(path.name, os.listdir(path.parent))}",)
             raise
+
+
+def _help_records(parameters: Iterable[click.Parameter], ctx: click.Context) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield the long name of each option with its lines in ``--help``."""
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+        if record is not None:
+            yield max(parameter.opts, key=len), record
 
 
 class Group(click.Group):
@@ -80,7 +104,7 @@ class Group(click.Group):
 
     def get_help(self, ctx: click.Context) -> str:
         """Return the help text, with examples by the name under which the program was started."""
-        return name_program(super().get_help(ctx), ctx)
+        return name_program(super().get_help(ctx))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order in which the commands are used, not alphabetically."""
@@ -112,7 +136,7 @@ class Group(click.Group):
             click.echo(error.format_message(), err=True)
             sys.exit(2)
         except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx else "cli.py"
+            path = error.ctx.command_path if error.ctx else program_name()
             exit_with_error(f"{error.format_message()} (see: {path} --help)", 2)
         except click.ClickException as error:
             exit_with_error(error.format_message(), error.exit_code)
@@ -137,24 +161,15 @@ command = functools.partial(click.command, cls=Command)
 _STORE_ADVICE = "(from the object store; check its address and keys)"
 
 
-def name_program(text: str, context: click.Context | None = None) -> str:
-    """Return ``text`` with ``cli.py COMMAND`` as the user types it: ``alexstream COMMAND`` where that was started."""
-    context = context or click.get_current_context(silent=True)
-    name = context.find_root().info_name if context is not None else _program_of_process()
-    if name not in _INSTALLED_NAMES:
-        return text
-    return _PROGRAM.sub(name, text.replace("-- cli.py ", "-m alexstream "))  # torchrun starts files and modules
-
-
-def _program_of_process() -> str:
-    """Return the name under which an installed program was started, for errors after its context has ended."""
-    started = Path(sys.argv[0])
-    return "python -m alexstream" if started.name == "__main__.py" else started.name
+def name_program(text: str) -> str:
+    """Return a help text with ``cli.py COMMAND`` as the user types it: ``python cli.py``, ``alexstream`` …"""
+    name = program_name()
+    return _PROGRAM.sub(name, text if name == "python cli.py" else text.replace("-- cli.py ", "-m alexstream "))
 
 
 def exit_with_error(message: str, exit_code: int) -> None:
     """Print a one-line error on stderr and exit."""
-    click.echo(f"Error: {name_program(to_one_line(to_display(message)))}", err=True)
+    click.echo(f"Error: {to_one_line(to_display(message))}", err=True)
     sys.exit(exit_code)
 
 

@@ -85,7 +85,7 @@ def _print_demo_summary(out: Path, shards: Path, run: Path) -> None:
     stream = make_stream(shards, None)
     score, classes = evaluate_checkpoint(stream, run, choose_device("cpu")), stream.facts().classes
     chance = 1 / len(classes)
-    click.echo(score.to_text())
+    click.echo(f"validation {score.to_text(len(classes))}")
     click.echo(
         f"\nMade in {out}:\n"
         f"  images/      the sample set, {len(classes)} classes and six unusual files\n"

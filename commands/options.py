@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,109 @@ LOCATION_PARAM = LocationParam()
 
 SOURCE_PARAM = SourceParam()
 
+DEFAULT_RUN = Path("runs/alexnet")
+_LATEST = Path("latest")
+
+
+def takes_data(help_text: str, *, required: bool = True, default: Path | None = None) -> Callable[[Any], Any]:
+    """Return a decorator by which a command takes its data set as DATA and as ``--data``, and gets it as ``data``.
+
+    The command raises click.UsageError if both are typed and name different places, or if one is ``required`` and
+    none is given.
+    """
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def run(*, data_argument: Any, **given: Any) -> Any:
+            context = click.get_current_context()
+            del context.params["data_argument"]
+            data = given["data"] = choose_place(context, "data", data_argument)
+            if data is None and required:
+                raise click.MissingParameter(ctx=context, param_hint="'DATA' or '--data'", param_type="argument")
+            context.params["data"] = data  # as ``config.toml`` of a run records it
+            return function(**given)
+
+        option = click.option("--data", default=default, type=LOCATION_PARAM, help=f"The same as DATA: {help_text}")
+        argument = click.argument("data_argument", metavar="DATA", required=False, type=LOCATION_PARAM)
+        return argument(option(run))
+
+    return decorate
+
+
+def choose_place(context: click.Context, name: str, argument: Any) -> Any:
+    """Return a place that a command takes as an argument and as the option ``name``; a config's gives way to both.
+
+    Raises click.UsageError if both are typed and differ.
+    """
+    option = context.params[name]
+    is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    if argument is not None and is_typed and not _is_same_place(argument, option):
+        raise click.UsageError(f"{argument} and --{name} {option} are two places; give one of them", context)
+    return option if argument is None else argument
+
+
+def _is_same_place(one: Any, other: Any) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return str(one).rstrip("/") == str(other).rstrip("/")
+
+
+def takes_checkpoints(*, several: bool = False) -> Callable[[Any], Any]:
+    """Return a decorator by which a command takes a checkpoint as ``--checkpoint`` or ``--run``.
+
+    It gets ``checkpoint``, a path, or with ``several`` the tuple ``checkpoints``. Raises click.UsageError if a
+    checkpoint does not lie in the run that is named beside it.
+    """
+    repeat = " Repeat to average several networks." if several else ""
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def run(*, runs: tuple[Path, ...], checkpoints: tuple[Path, ...], **given: Any) -> Any:
+            chosen = _choose_checkpoints(runs, checkpoints)
+            if not several and len(chosen) > 1:
+                raise click.UsageError("several checkpoints: this command takes one", click.get_current_context())
+            return function(**given, **({"checkpoints": chosen} if several else {"checkpoint": chosen[0]}))
+
+        checkpoint = click.option(
+            "--checkpoint",
+            "checkpoints",
+            multiple=True,
+            type=FOLDER_PARAM,
+            help="Checkpoint file, run folder (its newest checkpoint), or RUN/latest (its newest intact one)." + repeat,
+        )
+        folder = click.option(
+            "--run",
+            "runs",
+            multiple=True,
+            type=FOLDER_PARAM,
+            help="Run folder: the same as --checkpoint RUN, or where its files and the name latest are looked up."
+            f" [default: {DEFAULT_RUN}]",
+        )
+        return checkpoint(folder(run))
+
+    return decorate
+
+
+def _choose_checkpoints(runs: tuple[Path, ...], checkpoints: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the checkpoints that ``--run`` and ``--checkpoint`` name together."""
+    if not checkpoints:
+        return runs or (DEFAULT_RUN,)
+    if not runs:
+        return tuple(DEFAULT_RUN / one if one == _LATEST and not one.exists() else one for one in checkpoints)
+    return tuple(_find_in_run(runs, one) for one in checkpoints)
+
+
+def _find_in_run(runs: tuple[Path, ...], checkpoint: Path) -> Path:
+    run = runs[0]
+    if len(runs) == 1 and checkpoint == Path(checkpoint.name):
+        return run / checkpoint
+    if len(runs) > 1 or (not _is_same_place(checkpoint.parent, run) and not _is_same_place(checkpoint, run)):
+        raise click.UsageError(
+            f"--checkpoint {checkpoint} is not in --run {run}; give one of them", click.get_current_context()
+        )
+    return checkpoint
+
+
 workers_option = click.option(
     "--workers",
     type=click.IntRange(0),
@@ -133,7 +239,7 @@ workers_option = click.option(
 cache_option = click.option(
     "--cache",
     type=FOLDER_PARAM,
-    help="Local folder that caches shards read from an object store. [default: ~/.cache/alexstream]",
+    help="Folder on this machine for shards that come from s3://. [default: ~/.cache/alexstream]",
 )
 
 cache_size_option = click.option(
@@ -141,25 +247,7 @@ cache_size_option = click.option(
     default="64G",
     show_default=True,
     type=ByteSizeParam(),
-    help="Maximum size of --cache in bytes; K, M, G and T are powers of 1024.",
-)
-
-checkpoint_option = click.option(
-    "--checkpoint",
-    default=Path("runs/alexnet"),
-    show_default=True,
-    type=FOLDER_PARAM,
-    help="Checkpoint file, or run folder, whose newest checkpoint is used.",
-)
-
-checkpoints_option = click.option(
-    "--checkpoint",
-    "checkpoints",
-    multiple=True,
-    default=(Path("runs/alexnet"),),
-    show_default=True,
-    type=FOLDER_PARAM,
-    help="Checkpoint file, or run folder, whose newest checkpoint is used. Repeat to average several networks.",
+    help="The most that --cache may hold, in bytes: 500M, 64G, 2T.",
 )
 
 views_option = click.option(
@@ -184,7 +272,7 @@ encode_option = click.option(
     default="jpeg",
     show_default=True,
     type=click.Choice(["jpeg", "raw", "keep"]),
-    help="jpeg: store each square as JPEG. raw: as uint8 pixels. keep: store the source file unchanged.",
+    help="What is stored of an image. jpeg: the square as JPEG. raw: its pixels. keep: the file as it is.",
 )
 
 recipe_option = click.option(
@@ -201,21 +289,23 @@ precision_option = click.option(
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "bf16"]),
-    help="Precision of activations and gradients; parameters stay float32. tf32: GPUs only.",
+    help="Numbers to compute with. fp32: 32 bits. bf16: 16 bits, faster where the device has them. tf32: between both, "
+    "GPUs only. Weights are kept in fp32 in any case.",
 )
 
 compile_option = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Compile the network with torch.compile: faster steps, about a minute more to start.",
+    help="Compile the network with torch.compile, which takes about a minute at the start: for long runs on a GPU.",
 )
 
 devices_option = click.option(
     "--devices",
     default=2,
     show_default=True,
-    help="Devices per replica. 2: one process for each column of the network. 1: one process holds both columns.",
+    help="GPUs for one network, or processes on a CPU. 2: one for each of its two columns, as in the paper. 1: both "
+    "columns in one.",
 )
 
 order_option = click.option(
@@ -232,8 +322,8 @@ decoder_option = click.option(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "dali", "threads"]),
-    help="auto: decode with the compiled operator where it is available. dali: always decode with DALI. threads: run "
-    "the compiled operator in threads of alexstream, not DALI's. All give the same images.",
+    help="What decodes images on a CPU; all give the same images. auto: the compiled operator, or DALI where that was "
+    "not built. dali: DALI. threads: the operator, without DALI.",
 )
 
 quiet_option = click.option("--quiet", is_flag=True, help="Show no progress on stderr.")

@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
-from alexstream.commands.group import command
+from alexstream.commands.group import command, name_program
 from alexstream.commands.options import (
     FILE_PARAM,
     LOCATION_PARAM,
     cache_option,
     cache_size_option,
+    choose_place,
     device_option,
     order_option,
     quiet_option,
+    takes_data,
 )
-from alexstream.commands.streams import load_class_names, make_stream
+from alexstream.commands.streams import load_class_names, make_stream, tell_missing_letters
 from alexstream.core.extras import require_extra
 from alexstream.core.text import count_of
 
@@ -25,7 +27,7 @@ IMAGES_PER_ROW = 8  # pictures
 
 
 @command(writes_files=True)
-@click.argument("data", type=LOCATION_PARAM)
+@takes_data("data set, or its training split; a folder or s3://bucket/folder.")
 @click.option(
     "--out", default=Path("preview.png"), show_default=True, type=FILE_PARAM, help="Picture to write: PNG, PDF or SVG."
 )
@@ -33,31 +35,31 @@ IMAGES_PER_ROW = 8  # pictures
     "--key",
     "keys",
     multiple=True,
-    help="Show the training sample with this key, as augmented in each of the first --epochs. Repeat for several.",
+    help="Draw the training image with this key in such a row. Repeat for several.",
 )
 @click.option(
     "--same",
     default=0,
     type=click.IntRange(0),
     metavar="N",
-    help="Show N training samples chosen by --seed, each as augmented in each of the first --epochs.",
+    help="Draw N training images, a row each: as they look in the first epoch, in the second …",
 )
 @click.option(
-    "--epochs", default=8, show_default=True, type=click.IntRange(1), help="Epochs to show with --key or --same."
+    "--epochs", default=8, show_default=True, type=click.IntRange(1), help="Length of the rows of --same and --key."
 )
 @click.option(
     "--count",
     default=32,
     show_default=True,
     type=click.IntRange(1, 512),
-    help="Images to show without --key and --same.",
+    help="Images to draw, if --same and --key are not given.",
 )
 @click.option(
     "--step",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="First training step to show, without --key and --same.",
+    help="Training step to begin at, if --same and --key are not given.",
 )
 @click.option(
     "--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images per step, as for train."
@@ -118,25 +120,28 @@ def preview(
     else:
         rows = _make_contact_sheet(seen, load_class_names(stream), count, step)
         heading = f"Training images from step {step:,} on, as the network sees them"
-    save_sheet(rows, heading, what, out)
+    missing = save_sheet(rows, heading, what, out)
     if not quiet:
+        tell_missing_letters(missing, out)
         click.echo(f"{out}: {count_of(sum(map(len, rows)), 'image')}, of {count_of(facts.num_train, 'training image')}")
 
 
 @command(writes_files=True)
-@click.argument("folder", metavar="DIR", type=LOCATION_PARAM)
+@click.argument("folder", metavar="DIR", required=False, type=LOCATION_PARAM)
+@click.option("--run", default=None, type=LOCATION_PARAM, help="The same as DIR: a run folder.")
 @click.option(
     "--data",
     default=None,
     type=LOCATION_PARAM,
-    help="Data set of the run, if DIR is a run. [default: the one named in its config.toml]",
+    help="Data set of the run [default: the one named in its config.toml]; without DIR and --run, the data set to "
+    "report on.",
 )
 @click.option(
     "--src",
     "source",
     default=None,
     type=FILE_PARAM,
-    help="Folder or tar that the data set was converted from, to show pictures of refused files.",
+    help="Folder or tar that the data set was made from, if it still exists: refused files are then shown as pictures.",
 )
 @click.option(
     "--out",
@@ -150,15 +155,16 @@ def preview(
     default=4,
     show_default=True,
     type=click.IntRange(0),
-    help="Number of validation images for which to find the nearest training images, if DIR is a run; 0 skips this "
-    "pass over the training split.",
+    help="Of a run: validation images whose nearest training images are shown; 0 saves this pass over the training "
+    "set.",
 )
 @device_option
 @cache_option
 @cache_size_option
 @quiet_option
 def report(
-    folder: Path,
+    folder: Path | None,
+    run: Path | None,
     data: Path | None,
     source: Path | None,
     out: Path | None,
@@ -185,6 +191,12 @@ def report(
     from alexstream.report.compose import write_report
     from alexstream.report.subject import ReportRequest
 
+    context = click.get_current_context()
+    folder = choose_place(context, "run", folder)
+    if folder is None:
+        folder, data = data, None
+    if folder is None:
+        raise click.MissingParameter(ctx=context, param_hint="'DIR', '--run' or '--data'", param_type="argument")
     request = ReportRequest(
         folder=folder,
         data=data,
@@ -194,6 +206,7 @@ def report(
         cache=cache,
         cache_bytes=cache_size,
         quiet=quiet,
+        program=name_program("cli.py report").removesuffix(" report"),
     )
     path, size = write_report(request, out)
     click.echo(f"{path}: {size / 2**20:.1f} MiB, one file", err=not path.is_file())  # the page itself may go to stdout

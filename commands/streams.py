@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
+
 from alexstream.core.errors import DatasetError
 
 
@@ -16,11 +18,14 @@ def find_split_folder(data: Path, split: str, *, any_split: bool = False) -> Pat
     """
     from alexstream.sharding.dataset_v1.layout import is_dataset
     from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
+    from alexstream.sharding.dataset_v1.missing import describe_missing_dataset
 
     found = data if any_split and is_dataset(data) else find_split(data, split)
     if found is None:
-        list_split_folders(data)  # raises a more specific error if there is no data set at all
-        raise DatasetError(f"{data} holds no split {split!r}; make it with: cli.py shard --split {split}")
+        if (data / split).is_dir():
+            raise DatasetError(describe_missing_dataset(data / split))
+        held = ", ".join(one.name for one in list_split_folders(data))  # raises an error if there is no data set at all
+        raise DatasetError(f"{data} holds no split {split!r}, only {held}; give a data set that has it")
     return found
 
 
@@ -49,6 +54,17 @@ def choose_device(wanted: str) -> Any:
     from alexstream.trainer.distributed.launch import choose_single_device
 
     return choose_single_device(wanted)
+
+
+def tell_missing_letters(letters: str, out: Path) -> None:
+    """Print a note on letters of the picture ``out`` that no font of this machine has, if there are any."""
+    if letters:
+        some = " ".join(letters[:8]) + (f" and {len(letters) - 8:,} more" if len(letters) > 8 else "")
+        click.echo(
+            f"note: {out}: no font on this machine has {some}, so boxes stand for them; install a font that has, such "
+            "as Noto (Debian: fonts-noto-core, fonts-noto-cjk), or write an .svg, whose viewer finds the letters",
+            err=True,
+        )
 
 
 def load_class_names(stream: Any) -> tuple[str, ...]:

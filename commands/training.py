@@ -9,6 +9,7 @@ import click
 
 from alexstream.commands.group import Command, command, format_effective_config, load_config
 from alexstream.commands.options import (
+    DEFAULT_RUN,
     FOLDER_PARAM,
     LOCATION_PARAM,
     cache_option,
@@ -20,11 +21,10 @@ from alexstream.commands.options import (
     precision_option,
     quiet_option,
     recipe_option,
+    takes_data,
 )
 from alexstream.commands.streams import make_stream
 from alexstream.core.parameters import to_display
-
-_DEFAULT_RUN = Path("runs/alexnet")
 
 
 class _TrainCommand(Command):
@@ -36,7 +36,7 @@ class _TrainCommand(Command):
         if typed.get("resume") and not typed.get("config"):
             from alexstream.trainer.metrics import CONFIG_FILE
 
-            config = Path(typed.get("run_folder") or _DEFAULT_RUN) / CONFIG_FILE
+            config = Path(typed.get("run_folder") or DEFAULT_RUN) / CONFIG_FILE
             if config.is_file():
                 load_config(ctx, config, leave_out=("run",))
         return super().parse_args(ctx, args)
@@ -76,19 +76,27 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     return {field: value for flag in flags for field, value in _ABLATIONS[flag][0].items()}
 
 
-@command(cls=_TrainCommand, writes_files=True)
-@click.option(
-    "--data",
-    default=None,  # required, but a resumed run knows it
-    type=LOCATION_PARAM,
-    help="Data set: a folder or s3://bucket/folder with train/ and val/, or a training split.  [required, except with "
+_GROUPS = {
+    "Data": ("data", "val", "augment", "order", "on-bad-sample", "threads", "decoder", "cache", "cache-size"),
+    "Run folder": ("run", "resume", "init-from", "checkpoint-every", "keep"),
+    "Training": ("recipe", "epochs", "batch-size", "lr", "patience", "drop-after", "seed"),
+    "Devices": ("device", "devices", "precision", "compile", "timeout"),
+    "The paper's experiments, and smaller networks": (*(flag[2:] for flag in _ABLATIONS), "remove", "width"),
+    "Output": ("log-every", "tensorboard", "quiet"),
+}
+
+
+@command(cls=_TrainCommand, writes_files=True, groups=_GROUPS)
+@takes_data(
+    "data set with train/ and val/, or a training split; a folder or s3://bucket/folder. [required, except with "
     "--resume]",
+    required=False,  # a resumed run knows it
 )
 @click.option("--val", default=None, type=LOCATION_PARAM, help="Validation split. [default: val/ in --data]")
 @click.option(
     "--run",
     "run_folder",
-    default=_DEFAULT_RUN,
+    default=DEFAULT_RUN,
     show_default=True,
     type=FOLDER_PARAM,
     help="Run folder for checkpoints and metrics.",
@@ -105,7 +113,7 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Device type to train on; auto: GPUs if there are enough for --devices.",
+    help="What to train on. auto: GPUs if there are as many as --devices, else the CPU.",
 )
 @recipe_option
 @click.option(
@@ -129,7 +137,7 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default=5,
     show_default=True,
     type=click.IntRange(1),
-    help="Divide the learning rate by 10 after this many epochs without a new lowest validation error.",
+    help="Divide the learning rate by 10 when the validation error has not improved for this many epochs.",
 )
 @click.option(
     "--drop-after",
@@ -143,15 +151,16 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     "--init-from",
     default=None,
     type=FOLDER_PARAM,
-    help="Fine-tune: start from the parameters of this checkpoint or run folder. fc8 starts at random if the number "
-    "of classes differs.",
+    help="Fine-tune: start from the weights of this checkpoint or run folder. The last layer (fc8) starts at random if "
+    "the number of classes is another.",
 )
 @ablation_options
 @click.option(
     "--width",
     default=1.0,
     show_default=True,
-    help="Scale the width of every layer by 1, 0.5, 0.25 or 0.125; small networks are for trying things out.",
+    metavar="FACTOR",
+    help="Make every layer narrower, by 0.5, 0.25 or 0.125: a smaller, faster network for trying things out.",
 )
 @click.option(
     "--augment",
@@ -168,34 +177,40 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     default=0,
     type=click.IntRange(0),
     show_default=True,
-    help="Decoding threads per process; 0: cores / processes.",
+    help="Threads that decode images, in each process; 0: all cores, divided among the processes.",
 )
 @click.option(
     "--on-bad-sample",
     default="fail",
     show_default=True,
     type=click.Choice(["fail", "skip"]),
-    help="Samples that cannot be decoded. fail: end the run. skip: replace and log them.",
+    help="What to do with a stored image that no longer decodes. fail: end the run. skip: say so, and take another.",
 )
 @decoder_option
 @cache_option
 @cache_size_option
 @click.option(
-    "--log-every", default=10, show_default=True, type=click.IntRange(1), help="Print a progress line every N steps."
+    "--log-every",
+    default=0,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Print a progress line every N steps. [default: after 5 seconds, then every 20]",
 )
 @click.option(
     "--checkpoint-every",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Also save a checkpoint every N steps; 0: at the end of each epoch only.",
+    metavar="N",
+    help="Save a checkpoint every N steps as well, not only after each epoch; 0: no.",
 )
 @click.option(
     "--keep",
     default=2,
     show_default=True,
     type=click.IntRange(1),
-    help="Number of newest checkpoints to keep; older ones are deleted.",
+    metavar="N",
+    help="Keep the N newest checkpoints, and delete older ones.",
 )
 @click.option(
     "--timeout",
@@ -203,7 +218,7 @@ def _list_recipe_changes(given: dict[str, Any]) -> dict[str, Any]:
     show_default=True,
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="End the run when a rank has waited this long for another one.",
+    help="End the run when one process has waited so long for another.",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard event files to the run folder.")
 @quiet_option
@@ -241,7 +256,7 @@ def _require_data(*, data: Path | None, resume: bool, run_folder: Path, **_: Any
         why = f"{run_folder} has no config.toml that names its data; give --data, and --run if the run is elsewhere"
         raise click.UsageError(f"--resume: {why}", context)
     if data is None:
-        raise click.MissingParameter(ctx=context, param_hint="'--data'", param_type="option")
+        raise click.MissingParameter(ctx=context, param_hint="'DATA' or '--data'", param_type="argument")
 
 
 def _make_run_options(

@@ -31,7 +31,9 @@ class Spread:
         return cls(median=float(np.median(values)), smallest=min(values), largest=max(values), n=len(values))
 
     def to_text(self, form: str = ",.0f") -> str:
-        """Return ``6,550 (6,400-6,610)``."""
+        """Return ``6,550 (6,400-6,610)``; of one measurement ``6,550``."""
+        if self.n == 1:
+            return f"{self.median:{form}}"
         return f"{self.median:{form}} ({self.smallest:{form}}-{self.largest:{form}})"
 
 
@@ -55,7 +57,9 @@ class Ratio:
         return cls(median=float(np.median(ratios)), low=float(low), high=float(high), n=len(ratios))
 
     def to_text(self) -> str:
-        """Return ``1.004 (95 %: 0.998-1.011, n = 7)``."""
+        """Return ``1.004 (95 %: 0.998-1.011, n = 7)``; of one round, which has no interval, ``1.004 (n = 1)``."""
+        if self.n == 1:
+            return f"{self.median:.3f} (n = 1)"
         return f"{self.median:.3f} (95 %: {self.low:.3f}-{self.high:.3f}, n = {self.n})"
 
 

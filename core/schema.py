@@ -52,6 +52,9 @@ def from_json(kind: type[T], value: Any, where: str = "") -> T:
     if is_dataclass(kind):
         return cast(T, _to_dataclass(kind, value, where))
     origin, args = get_origin(kind), get_args(kind)
+    if origin is types.UnionType and types.NoneType in args:
+        (other,) = (arg for arg in args if arg is not types.NoneType)
+        return cast(T, None if value is None else from_json(other, value, where))
     if origin is tuple and isinstance(value, list | tuple):
         return cast(T, _to_tuple(args, value, where))
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
 import reprlib
 import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
+
+_JOINER = re.compile("(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 
 
 def escape_unprintable(text: str) -> str:
     r"""Return ``text`` with everything unprintable as escapes: ``\n``, ``\x1b``, ``\u202e``, ``\udcff``.
 
     These are line ends, control characters, marks that change the writing direction, and undecodable bytes of file
-    names; spaces of any width stay.
+    names; spaces of any width stay, and joiners between letters as Persian, Hindi and emoji are spelled with.
     """
     if text.isprintable():
         return text
-    return "".join(one if _is_displayable(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+    joiners = {found.start() for found in _JOINER.finditer(text)}
+    return "".join(
+        one if i in joiners or _is_displayable(one) else one.encode("unicode_escape").decode("ascii")
+        for i, one in enumerate(text)
+    )
 
 
 def _is_displayable(one: str) -> bool:
@@ -38,6 +48,19 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def shorten_to_width(text: str, columns: int) -> str:
+    """Return as ``shorten`` what fits into so many columns, of which a letter of Chinese takes two, a mark none."""
+    text = escape_unprintable(text)
+    widths = list(accumulate(map(_count_columns, text)))
+    return text if not text or widths[-1] <= columns else text[: bisect_right(widths, columns - 1)] + "…"
+
+
+def _count_columns(one: str) -> int:
+    if unicodedata.category(one) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
+
+
 def count_of(number: int, one: str, many: str = "") -> str:
     """Return a number with its noun: ``1 image``, ``2 images``, ``1,234 classes`` (``many`` where it is not + s)."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -52,6 +75,14 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def format_significant(number: float, digits: int = 4) -> str:
+    """Format a number with at least so many significant digits: ``0.0001234``, ``12.34``, ``12,346``, ``0``."""
+    if number == 0 or not math.isfinite(number):
+        return f"{number:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(number)))
+    return f"{number:,.{max(0, decimals)}f}" if decimals < digits + 4 else f"{number:.{digits - 1}e}"
 
 
 def normalize_nfc(name: str) -> str:

@@ -6,10 +6,12 @@ Shape legend: N = batch, C = 3 channels (R, G, B), H = W = 224 pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
+
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 
 CROP_PX = 224
 
@@ -122,6 +124,33 @@ class Exchange(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImagePreprocessing:
+    """Hold all that turns a picture into the input of a network in evaluation, and its answer into words.
+
+    A checkpoint keeps it, so that pictures can be classified where the data set is not. Raises ValueError for a mean
+    of another shape, and for divisors of no data set.
+
+    Args:
+        encode: How a picture becomes a square of pixels.
+        mean: What is subtracted, float32 (3, M, M), R, G, B on 0..255; M is the side of the square, or 224.
+        divisors: What each channel is divided by after that.
+        class_names: The classes in words, by label; empty if they have no other names than ``DataFacts.classes``.
+    """
+
+    encode: EncodeRecipe
+    mean: torch.Tensor
+    divisors: tuple[float, float, float]
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sides = (self.encode.size_px, CROP_PX)
+        if tuple(self.mean.shape) not in [(3, side, side) for side in sides]:
+            raise ValueError(f"mean is {tuple(self.mean.shape)}, expected {(3, sides[0], sides[0])}")
+        if not all(1e-6 < divisor < 1e6 for divisor in self.divisors):
+            raise ValueError(f"divisors are {self.divisors}, expected numbers above 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFacts:
     """Describe the data to the trainer: sizes, classes, and the digests and options that a checkpoint is bound to.
@@ -136,6 +165,7 @@ class DataFacts:
         seed: Determines order and augmentation.
         batch_size: Images in a batch, of all processes together that share it.
         order: ``global`` or ``grouped``.
+        preprocessing: What checkpoints keep to classify pictures without the data set; None for nothing.
     """
 
     num_train: int
@@ -147,6 +177,7 @@ class DataFacts:
     seed: int
     batch_size: int
     order: str = "global"
+    preprocessing: ImagePreprocessing | None = field(default=None, repr=False, compare=False)
 
 
 class TrainingData(Protocol):

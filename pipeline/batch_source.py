@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from alexstream.core.program import program_name
 from alexstream.pipeline.batch import Batch, CropBatch, Exchange, StageTimes
 from alexstream.pipeline.batch_plan import BatchPlanner, RecentPlans, SkippedSamples, upcoming_shards
 from alexstream.pipeline.decode import fused
@@ -130,7 +131,7 @@ class BatchSource:
         """Skip the samples that ended the graph. Raises StreamError if that is not allowed, or none of them is bad."""
         found = self._find_damaged(error, given)
         if not found:
-            remedy = "find the damage with: cli.py verify"
+            remedy = f"find the damage with: {program_name()} verify"
             raise StreamError(f"{self.data.folder}: {_first_line(error)}; {remedy}") from error
         if not self.skips_bad:
             raise found[0].error(self.data) from error

@@ -24,6 +24,7 @@ import torch
 
 from alexstream.core.jit import IS_PERSISTENT
 from alexstream.core.limits import count_cores, default_num_threads, memory_limit_bytes
+from alexstream.core.program import program_name
 from alexstream.core.text import count_of
 from alexstream.pipeline.decode import fused
 
@@ -186,7 +187,7 @@ def _check_jpeg_hardware() -> Check:
     major, minor = torch.cuda.get_device_capability(0)
     there = (major, minor) in {(8, 0), (9, 0), (10, 0), (10, 3)}
     found = "present on this kind of GPU" if there else "none: decoding takes CUDA cores from the network"
-    advice = "" if there else "raw shards (cli.py shard --encode raw) need no decoding"
+    advice = "" if there else f"raw shards ({program_name()} shard --encode raw) need no decoding"
     return Check(name="JPEG hardware decoder", found=found, state="good" if there else "note", advice=advice)
 
 
@@ -236,7 +237,7 @@ def _check_disk(folder: Path) -> Check:
         if folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
             found = f"readable; its speed cannot be measured, for no file can be written ({error.strerror})"
             return Check(name=name, found=found, state="note", advice="nothing to do, if shards are only read from it")
-        advice = "give a folder that can be read: cli.py doctor --data FOLDER"
+        advice = f"give a folder that can be read: {program_name()} doctor --data FOLDER"
         return Check(name=name, found=f"cannot be read: {error.strerror}", state="bad", advice=advice)
     free = os.statvfs(folder)
     found = f"writes {written:,.0f}, reads {read:,.0f} MiB/s; {free.f_frsize * free.f_bavail >> 30:,} GiB free"

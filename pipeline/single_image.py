@@ -5,28 +5,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexstream.pipeline.batch import CROP_PX, Batch, CropBatch
+from alexstream.pipeline.batch import CROP_PX, Batch, CropBatch, ImagePreprocessing
 from alexstream.pipeline.transforms.augment import AUGMENTATIONS
-from alexstream.pipeline.transforms.preprocessing import Preprocessing
-from alexstream.sharding.dataset_v1.manifest import load_manifest
+from alexstream.pipeline.transforms.mean import MeanPlanes
+from alexstream.pipeline.transforms.normalize import Normalizer
 
 NO_LABEL = -1
 
 
 class ImagePreprocessor:
-    """Turn standard views into batches for a network that was trained on a data set with a recipe."""
+    """Turn standard views into batches for a network that was trained with a recipe, on a data set or without it."""
 
-    def __init__(self, train: Path, augmentation: str, device: torch.device) -> None:
-        """Read the mean of the training split in ``train``. Raises DatasetError if it is missing or has changed."""
-        recipe = AUGMENTATIONS[augmentation].for_evaluation()
-        preprocessing = Preprocessing.from_folder(train, load_manifest(train), recipe)
-        self._normalize, self._device = preprocessing.make_normalizer(device), device
+    def __init__(self, preprocessing: ImagePreprocessing, augmentation: str, device: torch.device) -> None:
+        """Take what the data set or the checkpoint says of the input, and the name of the recipe."""
+        mean = MeanPlanes.from_plane(AUGMENTATIONS[augmentation].mean, preprocessing.mean.numpy())
+        divisors_C = np.array(preprocessing.divisors, np.float32)
+        self._normalize, self._device = Normalizer(mean, device, divisors_C), device
 
     def batch(self, pixels_NSSC: NDArray[np.uint8], views: int = 1) -> Batch:
         """Make a batch of standard views, uint8 (N, S, S, 3).

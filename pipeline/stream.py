@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from alexstream.core.program import program_name
+from alexstream.core.progress import activity
 from alexstream.core.storage import parse_location
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch, BatchSlice, DataFacts, Exchange
@@ -260,12 +262,11 @@ class Stream:
     def facts(self) -> DataFacts:
         """Check both splits and describe them, as ``ShardedData.facts``."""
         options, train, val = self.options, self.train, self.val
-        _ = self.preprocessing  # missing statistics are found before a run starts
         if val is not None and val.manifest.classes != train.manifest.classes:
             raise StreamError(
-                f"{options.val} has {len(val.manifest.classes)} classes and {options.train} has "
+                f"{options.val} has {count_of(len(val.manifest.classes), 'class', 'classes')} and {options.train} has "
                 f"{len(train.manifest.classes)}, or in another order; labels would not mean the same: "
-                "shard both from one source with: cli.py shard --src FOLDER_WITH_TRAIN_AND_VAL"
+                f"shard both from one source with: {program_name()} shard --src FOLDER_WITH_TRAIN_AND_VAL"
             )
         return DataFacts(
             num_train=len(train),
@@ -277,6 +278,7 @@ class Stream:
             seed=options.seed,
             batch_size=options.batch_size,
             order=options.order,
+            preprocessing=self.preprocessing.for_images(train.manifest),
         )
 
     def training(
@@ -334,7 +336,7 @@ class Stream:
         data, batch_size = self.train, self.options.batch_size
         if len(data) < batch_size:
             raise StreamError(
-                f"{self.options.train} has {len(data)} samples, fewer than one batch of {batch_size}; "
+                f"{self.options.train} has {count_of(len(data), 'sample')}, fewer than one batch of {batch_size}; "
                 "give a smaller batch_size"
             )
         names = ("seed", "batch_size", "augmentation", "order")
@@ -367,7 +369,9 @@ class Stream:
         if options.cache is None and not cache.is_absolute() and not isinstance(place, Path):  # "~" without a home
             raise StreamError(f"{place}: there is no home folder to keep its shards in; give `cache` FOLDER")
         cache_options = CacheOptions(cache=cache, limit_bytes=options.cache_bytes)
-        return open_dataset(place, cache_options, keep_steps=options.prefetch + PREFETCH_DEPTH + 4, manifest=manifest)
+        keep_steps = options.prefetch + PREFETCH_DEPTH + 4
+        with activity(f"checking {place}"):
+            return open_dataset(place, cache_options, keep_steps=keep_steps, manifest=manifest)
 
     def _check_cache_size(self) -> None:
         """Raise StreamError if the order is global, which needs all shards at any time, and the cache is too small."""

@@ -19,6 +19,8 @@ from alexstream.sharding.lookup import SampleLookup, list_class_names
 from alexstream.trainer.evaluation.nearest import choose_by_hash
 
 NUM_SAMPLES, NUM_EPOCHS = 2, 7
+NUM_CANDIDATES = 32  # of which the brightest shows lighting
+MAX_UNCUT = 230  # a value to which lighting can still add
 SIGMAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 SAMPLE_PX, LIGHT_PX = 124, 124
 
@@ -40,7 +42,7 @@ def build_section(stream: ShardedData, train: Path) -> Section:
             Subsection(title="The same image in the first epochs", blocks=_build_epochs(stream, lookup, samples)),
             Subsection(
                 title="Lighting along each color axis",
-                blocks=_build_lighting(lookup.pixels(samples[0]), preprocessing),
+                blocks=_build_lighting(_choose_bright(lookup, stream.seed), preprocessing),
             ),
         ],
     )
@@ -59,6 +61,17 @@ def _build_row(seen: Preview, lookup: SampleLookup, sample: int, name: str) -> G
         words = f"epoch {one.epoch + 1}"
         shown.append(encode_photo(one.pixels_HWC, f"{name} as seen in {words}", (words,), SAMPLE_PX))
     return Gallery(caption=f"{shorten(name, 60)}, sample {key}", pictures=shown, in_row=True)
+
+
+def _choose_bright(lookup: SampleLookup, seed: int) -> NDArray[np.uint8]:
+    """Return the brightest of some samples, where added colors show; white, where they are cut off, does not count."""
+    candidates = choose_by_hash(len(lookup.keys), NUM_CANDIDATES, f"report:{seed}")
+    return max((lookup.pixels(i) for i in candidates), key=_measure_brightness)
+
+
+def _measure_brightness(pixels_HWC: NDArray[np.uint8]) -> float:
+    """Return the mean of the values that can still be raised, the others taken as 0."""
+    return float(np.where(pixels_HWC <= MAX_UNCUT, pixels_HWC, 0).mean())
 
 
 def _build_lighting(view: NDArray[np.uint8], preprocessing: Preprocessing) -> list[Block]:

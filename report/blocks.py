@@ -31,7 +31,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image: ``uri`` holds its data, ``width`` and ``height`` are in pixels, ``lines`` are printed below it."""
+    """An image: ``uri`` holds its data, ``width`` and ``height`` are in pixels, ``lines`` are printed below it.
+
+    ``is_match``: framed in green.
+    """
 
     kind: ClassVar[str] = "picture"
     uri: str
@@ -39,6 +42,7 @@ class Picture:
     height: int
     alt: str
     lines: tuple[str, ...] = ()
+    is_match: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,14 @@ class Gallery:
     caption: str
     pictures: Sequence[Picture]
     in_row: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Galleries:
+    """Small galleries, side by side where there is room."""
+
+    kind: ClassVar[str] = "galleries"
+    galleries: Sequence[Gallery]
 
 
 Cell = str | Picture
@@ -99,7 +111,7 @@ class Code:
     lines: Sequence[str]
 
 
-Block = Facts | Note | Gallery | Table | Charts | Code
+Block = Facts | Note | Gallery | Galleries | Table | Charts | Code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from alexstream.core.text import shorten
+from alexstream.core.text import shorten_to_width
+from alexstream.trainer.evaluation.fonts import choose_fonts, fit_fonts
 
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-INK, FAINT = "#2b3440", "#d9dee4"
+INK, GRAY, FAINT = "#2b3440", "#6b7683", "#d9dee4"
 WIDTH_IN, HEIGHT_IN = 4.9, 2.85
 MAX_BARS = 25  # with more classes than this, draw a curve in place of bars
 MAX_LABEL_CHARS = 26  # characters shown of a class's name
@@ -101,13 +103,20 @@ def draw_bars(name: str, labels: Sequence[str], values: Sequence[tuple[str, Sequ
         for number, (series, lengths) in enumerate(values):
             at = places + thick * (number - (len(values) - 1) / 2)
             axes.barh(at, lengths, thick * 0.92, color=(BLUE, ORANGE, GREEN)[number % 3], label=series)
-        axes.set_yticks(places, [shorten(label, MAX_LABEL_CHARS) for label in labels])
+        axes.set_yticks(places, [_fit_label(label) for label in labels])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=x_label)
         _format_axes(figure, axes, len(values), "x")
     return svg[0]
+
+
+def _fit_label(name: str) -> str:
+    """Shorten a class's name; spaces before it make room for letters whose width no font of this machine tells."""
+    name = shorten_to_width(name, MAX_LABEL_CHARS)
+    lacking = choose_fonts(name).missing
+    return "\N{NO-BREAK SPACE}" * sum(1 for letter in name if letter in lacking) + name
 
 
 def draw_ranked(name: str, series: Sequence[tuple[str, NDArray[np.float64]]], x_label: str, y_label: str) -> Markup:
@@ -182,7 +191,10 @@ def _open_figure(name: str, height_in: float = HEIGHT_IN) -> Iterator[tuple[Any,
         FigureCanvasSVG(figure)
         yield figure, svg
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator"), None))
+        fit_fonts(figure)  # for the room that names take: the page is drawn with the reader's fonts
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator"), None))
     svg.append(inline_svg(buffer.getvalue(), name))
 
 

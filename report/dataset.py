@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexstream.core.text import count_of
+from alexstream.core.text import count_of, shorten
 from alexstream.report import charts
 from alexstream.report.blocks import (
     MAX_ROWS,
@@ -26,6 +26,7 @@ from alexstream.report.blocks import (
     Table,
     format_percent,
 )
+from alexstream.report.examples import build_examples
 from alexstream.report.pictures import encode_lossless
 from alexstream.report.refused import build_refused_table, first_refused
 from alexstream.sharding.dataset_v1.catalog import load_catalog
@@ -62,10 +63,16 @@ def build_section(folders: Sequence[Path], source: Path | None) -> Section:
         title="The data set",
         intro=f"{count_of(total, 'image')} of {classes}, in {count_of(len(splits), 'split')}. Every file of the source "
         "is accounted for: found = written + quarantined + excluded.",
-        blocks=[_build_overview(splits), *_build_duplicates(folders)],
+        blocks=[
+            *build_examples(splits[0].folder, list_class_names(splits[0].manifest)),
+            _build_overview(splits),
+            *_build_duplicates(folders),
+        ],
         parts=[
-            Subsection(title="Classes", blocks=_build_classes(splits)),
-            Subsection(title="Sizes of the source images", blocks=_build_sizes(splits)),
+            Subsection(
+                title="Classes, and sizes of the source images",
+                blocks=[Charts(charts=[_build_class_chart(splits), _build_size_chart(splits)])],
+            ),
             Subsection(title="Files that were left out", blocks=_build_left_out(splits, source)),
             Subsection(title="Mean image and color axes", blocks=_build_colors(splits[0])),
         ],
@@ -84,8 +91,21 @@ def _build_overview(splits: Sequence[_Split]) -> Table:
 
 
 def _build_duplicates(folders: Sequence[Path]) -> list[Block]:
-    told = find_duplicates(folders).describe()
-    return [Note(text=f"{text[0].upper()}{text[1:]}.", strong=True) for text in told]
+    """Build a note on each kind of duplicate, and a list of all; nothing if every image is there once."""
+    found = find_duplicates(folders)
+    if not found.groups:
+        return []
+    notes = [Note(text=f"{text[0].upper()}{text[1:]}.", strong=True) for text in found.describe()]
+    copies = [copy for group in found.groups for copy in group]
+    some = f", of which {MAX_ROWS:,} are shown" if len(copies) > MAX_ROWS else ""
+    table = Table(
+        caption=f"{count_of(len(copies), 'file')} with the bytes of another{some}",
+        head=["sha256", "split", "class", "file"],
+        rows=[[copy.sha256[:12], copy.split, copy.wnid, shorten(copy.source, 120)] for copy in copies[:MAX_ROWS]],
+        words=frozenset({1, 2, 3}),
+        folded="Which images",
+    )
+    return [*notes, table]
 
 
 def _describe_split(split: _Split) -> dict[str, str]:
@@ -94,7 +114,7 @@ def _describe_split(split: _Split) -> dict[str, str]:
     smallest, largest = told["samples_per_class"]["smallest"], told["samples_per_class"]["largest"]
     return {
         "images": f"{told['samples']:,}",
-        "classes": f"{told['classes']:,}, with {_format_range(smallest, largest)} images each",
+        "classes": f"{told['classes']:,}, with {_format_range(smallest, largest)} each",
         "audit": f"found {counts.found:,} = written {counts.written:,} + quarantined {counts.quarantined:,} "
         f"+ excluded {counts.excluded:,}",
         "source": f"{told['source']}: {told['source_form']}",
@@ -106,23 +126,24 @@ def _describe_split(split: _Split) -> dict[str, str]:
     }
 
 
-def _format_range(low: float, high: float) -> str:
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
+def _format_range(fewest: float, most: float) -> str:
+    """Format numbers of images: ``1 image``, ``10 to 12 images``."""
+    return count_of(int(most), "image") if fewest == most else f"{fewest:,.0f} to {most:,.0f} images"
 
 
-def _build_classes(splits: Sequence[_Split]) -> list[Block]:
+def _build_class_chart(splits: Sequence[_Split]) -> Chart:
     names, classes = list_class_names(splits[0].manifest), splits[0].manifest.classes
     counts = [split.count_samples(classes) for split in splits]
     order = np.argsort(-counts[0], kind="stable")
     series = [(split.manifest.split, of_it[order].astype(float)) for split, of_it in zip(splits, counts, strict=True)]
     svg = charts.draw_by_class("classes", [names[i] for i in order], series, "images")
     table = _build_class_table(splits, names, counts, order)
-    return [Charts(charts=[Chart(svg=svg, title="Images by class", summary=_summarize_classes(series), table=table)])]
+    return Chart(svg=svg, title="Images by class", summary=_summarize_classes(series), table=table)
 
 
 def _summarize_classes(series: Sequence[tuple[str, NDArray[np.float64]]]) -> str:
     parts = [
-        f"{name}: {_format_range(values.min(), values.max())} images a class, median {np.median(values):,.0f}"
+        f"{name}: {_format_range(values.min(), values.max())} a class, median {np.median(values):,.0f}"
         for name, values in series
     ]
     return "; ".join(parts) + "."
@@ -142,7 +163,7 @@ def _build_class_table(
     )
 
 
-def _build_sizes(splits: Sequence[_Split]) -> list[Block]:
+def _build_size_chart(splits: Sequence[_Split]) -> Chart:
     """Show widths and heights of the sources of all splits together, as histograms and percentiles."""
     columns = [load_catalog(split.folder, split.manifest, SIZE_COLUMNS) for split in splits]
     width, height = (np.concatenate([column[name] for column in columns]).astype(np.int64) for name in SIZE_COLUMNS)
@@ -159,16 +180,14 @@ def _build_sizes(splits: Sequence[_Split]) -> list[Block]:
         f"Half of the images are at least {np.median(width):,.0f} pixels wide, half at least {np.median(height):,.0f} "
         f"high; {format_percent(small)} have a shorter side of less than {size_px} pixels, and are enlarged."
     )
-    return [
-        Charts(charts=[_build_size_chart(svg, summary, {"width": width, "height": height, "shorter side": shorter})])
-    ]
+    table = _tabulate_sizes({"width": width, "height": height, "shorter side": shorter})
+    return Chart(svg=svg, title="Widths and heights before scaling", summary=summary, table=table)
 
 
-def _build_size_chart(svg: Any, summary: str, values: dict[str, NDArray[np.int64]]) -> Chart:
+def _tabulate_sizes(values: dict[str, NDArray[np.int64]]) -> Table:
     head = ["pixels", "smallest", "5 %", "median", "95 %", "largest"]
     rows = [[name, *(f"{v:,.0f}" for v in np.percentile(of_it, PERCENTILES))] for name, of_it in values.items()]
-    table = Table(caption="Percentiles of source sizes", head=head, rows=rows, folded="Sizes in numbers")
-    return Chart(svg=svg, title="Widths and heights before scaling", summary=summary, table=table)
+    return Table(caption="Percentiles of source sizes", head=head, rows=rows, folded="Sizes in numbers")
 
 
 def _build_left_out(splits: Sequence[_Split], source: Path | None) -> list[Block]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from alexstream.core.text import shorten
+from alexstream.core.text import count_of, format_significant, shorten
 from alexstream.pipeline.stream import ShardedData
 from alexstream.report import charts
 from alexstream.report.blocks import (
@@ -36,6 +36,7 @@ from alexstream.trainer.evaluation.mistakes import Mistake, WorstMistakes
 from alexstream.trainer.evaluation.nearest import choose_by_hash
 from alexstream.trainer.evaluation.neighbors import QueryResult, Sample, Split, find_neighbors
 from alexstream.trainer.evaluation.pictures import draw_kernel_sheets
+from alexstream.trainer.evaluation.scoring import format_chance
 
 NUM_MISTAKES = 24
 NUM_NEAREST = 6
@@ -45,7 +46,7 @@ def build_section(network: Ensemble, stream: ShardedData | None, missing: str, r
     """Build the section about a checkpoint; without a data set, only its kernels and ``missing``, the reason why."""
     state = network.states[0]
     parts = [Subsection(title="Kernels of the first layer", blocks=_build_kernels(network))]
-    intro = f"{network.paths[0].name}, after {state.step:,} steps."
+    intro = f"{network.paths[0].name}, after {count_of(state.step, 'step')}."
     if stream is None:
         why = f"Accuracy by class, mistakes and nearest images are not shown, since the data set is missing: {missing}."
         parts.append(Subsection(title="What it does with images", blocks=[Note(text=why, strong=True)]))
@@ -54,9 +55,11 @@ def build_section(network: Ensemble, stream: ShardedData | None, missing: str, r
         parts.append(Subsection(title="What it does with images", blocks=[note]))
     else:
         scored, more = _score_network(network, stream, request)
+        num_classes = len(stream.facts().classes)
         intro += (
-            f" Over {scored.num_images:,} validation images, center crop: top-1 {format_percent(scored.top1, 2)}, "
-            f"top-5 {format_percent(scored.top5, 2)}, loss {scored.loss:.4f}."
+            f" Over {count_of(scored.num_images, 'validation image')}, center crop: top-1 "
+            f"{format_percent(scored.top1, 2)} {format_chance(num_classes)}, top-5 {format_percent(scored.top5, 2)} "
+            f"{format_chance(num_classes, 5)}, loss {scored.loss:.4f}."
         )
         parts += more
     return Section(name="network", title="The network", intro=intro, parts=parts)
@@ -94,7 +97,9 @@ def _score_network(network: Ensemble, stream: ShardedData, request: ReportReques
         near = find_neighbors(
             network.build_models(device)[0], training, asked, names, NUM_NEAREST, device, quiet=request.quiet
         )
-        parts.append(Subsection(title="Nearest training images", blocks=_build_nearest(near)))
+        parts.append(
+            Subsection(title="Nearest training images", blocks=_build_nearest(near, network.states[0].num_activations))
+        )
     return found.score, parts
 
 
@@ -103,12 +108,9 @@ def _build_class_accuracy(found: Assessment, names: Sequence[str], ids: Sequence
     scored.sort(key=lambda one: (-one[1].top1, one[0]))
     top1 = np.array([score.top1 for _, score in scored])
     svg = charts.draw_by_class("accuracy", [names[i] for i, _ in scored], [("top-1", 100 * top1)], "per cent right")
-    best, worst = scored[0], scored[-1]
-    summary = (
-        f"From {format_percent(best[1].top1)} ({shorten(names[best[0]], 60)}) down to {format_percent(worst[1].top1)} "
-        f"({shorten(names[worst[0]], 60)}); median {format_percent(float(np.median(top1)))}."
-    )
-    head = ["class", "label", "id", "images", "top-1", "top-5", "loss"]
+    summary = _summarize_accuracy([(names[i], score.top1) for i, score in scored], len(found.by_class))
+    chances = (f"top-{k} {format_chance(len(found.by_class), k)}" for k in (1, 5))
+    head = ["class", "label", "id", "images", *chances, "loss"]
     rows = [
         [names[i], str(i), ids[i], f"{s.num_images:,}", format_percent(s.top1), format_percent(s.top5), f"{s.loss:.4f}"]
         for i, s in scored[:MAX_ROWS]
@@ -119,6 +121,20 @@ def _build_class_accuracy(found: Assessment, names: Sequence[str], ids: Sequence
     )
     chart = Chart(svg=svg, title="Images whose first class is right", summary=summary, table=table)
     return [Charts(charts=[chart])]
+
+
+def _summarize_accuracy(ordered: Sequence[tuple[str, float]], num_classes: int) -> str:
+    """Summarize the top-1 accuracy of classes, the best first, among so many classes."""
+    (best, most), (worst, least) = ordered[0], ordered[-1]
+    if most == least:
+        told = f"{format_percent(most)} in every class"
+    else:
+        median = float(np.median([top1 for _, top1 in ordered]))
+        told = (
+            f"From {format_percent(most)} ({shorten(best, 60)}) down to {format_percent(least)} "
+            f"({shorten(worst, 60)}); median {format_percent(median)}"
+        )
+    return f"{told} {format_chance(num_classes)}."
 
 
 def _build_mistakes(mistakes: Sequence[Mistake], val: SampleLookup, names: Sequence[str]) -> Block:
@@ -145,22 +161,36 @@ def _format_probability(p: float) -> str:
     return f"below {format_percent(1e-4, 2)}" if p < 1e-4 else format_percent(p, 2 if p < 0.01 else 1)
 
 
-def _build_nearest(found: Sequence[QueryResult]) -> list[Block]:
+def _build_nearest(found: Sequence[QueryResult], num_activations: int) -> list[Block]:
     note = (
-        "The training images whose last hidden layer (4096 activations of the center crop) has the smallest Euclidean "
-        "distance from that of a validation image, as in figure 4 of the paper."
+        f"The training images whose last hidden layer ({num_activations:,} activations of the center crop) has the "
+        "smallest Euclidean distance from that of a validation image, as in figure 4 of the paper. Those of its class "
+        "have a green frame."
     )
     rows = [
         Gallery(
             caption=f"{shorten(one.query.class_name, 60)}, sample {one.query.key}",
-            pictures=[_draw_sample(one.query, "query"), *(_draw_sample(n, f"{n.distance:.2f}") for n in one.nearest)],
+            pictures=[
+                _draw_sample(one.query, "query"),
+                *(_draw_found(n, one.query) for n in one.nearest),
+            ],
             in_row=True,
         )
         for one in found
     ]
     right = sum(n.label == one.query.label for one in found for n in one.nearest)
     total = sum(len(one.nearest) for one in found)
-    return [Note(text=note), *rows, Facts(rows=[("of the same class", f"{right} of {total} nearest images")])]
+    return [
+        Note(text=note),
+        *rows,
+        Facts(rows=[("of the same class", f"{right} of {count_of(total, 'nearest image')}")]),
+    ]
+
+
+def _draw_found(one: Sample, query: Sample) -> Picture:
+    """Draw a nearest image with its distance, framed if it is of the query's class."""
+    picture = _draw_sample(one, format_significant(one.distance))
+    return replace(picture, is_match=True, alt=f"{picture.alt}, same class") if one.label == query.label else picture
 
 
 def _draw_sample(one: Sample, below: str) -> Picture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,9 @@ from alexstream.report.blocks import Section
 
 # Content security policy: pictures and styles are part of the page; nothing else may be fetched or run.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# A run of Hebrew, Arabic or the like: from a letter to the last one, of words that stand side by side.
+_RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc"
+_RIGHT_TO_LEFT = re.compile(f"([{_RTL}](?:[ {_RTL}]*[{_RTL}])?)")
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
@@ -27,6 +31,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["isolate"] = isolate_directions
     return environment.get_template("page.html").render(
         title=title,
         sections=sections,
@@ -34,6 +39,12 @@ def render(title: str, sections: Sequence[Section]) -> str:
         version=version("alexstream"),
         today=f"{datetime.date.today():%-d %B %Y}",
     )
+
+
+def isolate_directions(text: str) -> Markup:
+    """Escape a text and isolate what is written from right to left, lest numbers that follow join it."""
+    parts = _RIGHT_TO_LEFT.split(escape_unprintable(text))  # what lies between the runs, and every run
+    return Markup("").join(Markup("<bdi>{}</bdi>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _escape_unprintable(value: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from alexstream.core.errors import BadImageError
+from alexstream.core.parameters import to_display
 from alexstream.core.text import count_of, shorten
 from alexstream.report.blocks import Block, Note, Picture, Table
 from alexstream.report.pictures import encode_photo
@@ -62,7 +63,11 @@ def build_refused_table(
         return [table]
     return [
         table,
-        Note(text="The source is not beside the data set, so these files are not shown; give it with `source`."),
+        Note(
+            text=to_display(
+                "The source is not beside the data set, so these files are not shown; give it with `source`."
+            )
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ from alexstream.core.text import to_one_line
 from alexstream.pipeline.stream import ShardedData
 from alexstream.sharding.dataset_v1.layout import is_dataset
 from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
+from alexstream.sharding.dataset_v1.missing import describe_missing_dataset
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.distributed.launch import choose_single_device
 from alexstream.trainer.evaluation.ensemble import Ensemble
@@ -31,7 +32,7 @@ class ReportRequest:
 
     ``data``: a run's data set, if it is not the one that its ``config.toml`` names; ``source``: the folder or archive
     that the images came from; ``queries``: number of validation images for which the nearest training images are
-    shown; ``device``: auto, cpu or cuda.
+    shown; ``device``: auto, cpu or cuda; ``program``: what the reader starts, in the commands of the page.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class ReportRequest:
     cache: Path | None = None
     cache_bytes: int = 64 << 30
     quiet: bool = False
+    program: str = "alexstream"
 
     def torch_device(self) -> torch.device:
         """Return the device. Raises TrainError for a GPU that does not exist."""
@@ -62,6 +64,12 @@ class Run:
         """The description of the data in ``run.json``; {} if there is none."""
         found = self.facts.get("data")
         return found if isinstance(found, dict) else {}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes by ``run.json``; 0 if it does not say."""
+        found = self.data.get("classes")
+        return len(found) if isinstance(found, list) else 0
 
     @classmethod
     def from_folder(cls, folder: Path) -> Run:
@@ -109,8 +117,11 @@ def open_subject(request: ReportRequest) -> Subject:
     if any((folder / name).is_file() for name in (METRICS_FILE, RUN_FILE, checkpoints.LATEST_FILE)):
         return _open_run(request, Run.from_folder(folder))
     if not is_dataset(folder) and not (folder.is_dir() and any(is_dataset(child) for child in folder.iterdir())):
+        neither = f"{folder} is neither a data set nor a run of train; give a folder that shard or train made"
+        raise DatasetError(describe_missing_dataset(folder, neither))
+    if request.data is not None and request.data.absolute() != folder.absolute():
         raise DatasetError(
-            f"{folder} is neither a data set nor a run of train; give a folder that cli.py shard or cli.py train made"
+            f"{folder} is a data set, and `data` {request.data} names another; give one of them, or a run"
         )
     splits = list_split_folders(folder)
     stream = _make_stream(request, folder, None, "paper")

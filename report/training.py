@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -9,11 +10,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from alexstream.core.text import format_duration
+from alexstream.core.text import count_of, format_duration
 from alexstream.report import charts
 from alexstream.report.blocks import Block, Chart, Charts, Facts, Note, Section, Subsection, Table, format_percent
-from alexstream.report.charts import GREEN, ORANGE, Line
+from alexstream.report.charts import GRAY, GREEN, ORANGE, Line
 from alexstream.report.subject import Run
+from alexstream.trainer.evaluation.scoring import compute_chance, format_chance
+from alexstream.trainer.guessing import WINDOW_STEPS, describe_guessing
 from alexstream.trainer.metrics import Metrics, Validation
 from alexstream.trainer.verdict import RunSetting
 
@@ -60,35 +63,55 @@ class StepGroups:
 def build_section(run: Run, metrics: Metrics) -> Section:
     """Build the section about the course of a run."""
     last = metrics.validations[-1:]
-    said = " No validation has been written yet." if not last else _describe_validation(last[0])
+    said = " No validation has been written yet." if not last else _describe_validation(last[0], run.num_classes)
     if not len(metrics.steps["step"]):
         return Section(name="training", title="How it was trained", intro="No step has been written yet.")
     steps, elapsed = int(metrics.steps["step"][-1]), float(metrics.steps["elapsed_s"].sum())
     return Section(
         name="training",
         title="How it was trained",
-        intro=f"{steps:,} steps in {format_duration(elapsed)}, validation not counted.{said}",
-        blocks=[Charts(charts=_build_curves(metrics))],
+        intro=f"{count_of(steps, 'step')} in {format_duration(elapsed)}, validation not counted.{said}",
+        blocks=[
+            *_build_hint(metrics, run.num_classes),
+            Charts(charts=_build_curves(metrics, run.num_classes)),
+        ],
         parts=[
-            Subsection(title="Validation by epoch", blocks=[_tabulate_validations(metrics.validations)]),
-            Subsection(title="Learning rate", blocks=[Charts(charts=[_build_rate_chart(metrics)])]),
             Subsection(
-                title="Data or device?",
-                blocks=[_build_verdict(run, metrics), Charts(charts=_build_speed_charts(run, metrics))],
+                title="Validation by epoch",
+                blocks=[_tabulate_validations(metrics.validations, run.num_classes)],
+            ),
+            Subsection(
+                title="Data or device? And the learning rate",
+                blocks=[
+                    _build_verdict(run, metrics),
+                    Charts(charts=[*_build_speed_charts(run, metrics), _build_rate_chart(metrics)]),
+                ],
             ),
         ],
     )
 
 
-def _describe_validation(last: Validation) -> str:
+def _build_hint(metrics: Metrics, num_classes: int) -> list[Block]:
+    """Build a note on a network that still guesses; nothing for one that learns."""
+    losses, step = metrics.steps["loss"], int(metrics.steps["step"][-1])
+    hint = describe_guessing(step, losses[-WINDOW_STEPS:].tolist(), num_classes)
+    return [Note(text=f"{hint[0].upper()}{hint[1:]}.", strong=True)] if hint else []
+
+
+def _describe_validation(last: Validation, num_classes: int) -> str:
     score = last.score
     return (
-        f" After epoch {last.epoch}: validation top-1 error {format_percent(1 - score.top1)}, top-5 error "
-        f"{format_percent(1 - score.top5)}, loss {score.loss:.4f}, over {score.num_images:,} images."
+        f" After epoch {last.epoch}: validation top-1 {format_percent(score.top1)}{_chance(num_classes)}, top-5 "
+        f"{format_percent(score.top5)}{_chance(num_classes, 5)}, loss {score.loss:.4f}, over "
+        f"{count_of(score.num_images, 'image')}."
     )
 
 
-def _build_curves(metrics: Metrics) -> list[Chart]:
+def _chance(num_classes: int, k: int = 1) -> str:
+    return f" {format_chance(num_classes, k)}" if num_classes else ""
+
+
+def _build_curves(metrics: Metrics, num_classes: int) -> list[Chart]:
     groups, at = StepGroups.from_metrics(metrics), np.array([one.step for one in metrics.validations], float)
     scores = [one.score for one in metrics.validations]
     low, high = groups.band("loss")
@@ -108,10 +131,19 @@ def _build_curves(metrics: Metrics) -> list[Chart]:
         _make_dotted_line("validation top-1", at, [100 * (1 - one.top1) for one in scores], ORANGE, "--"),
         _make_dotted_line("validation top-5", at, [100 * (1 - one.top5) for one in scores], GREEN, ":"),
     ]
+    if num_classes:
+        loss.append(_make_guessing_line(groups, math.log(num_classes)))
+        errors.append(_make_guessing_line(groups, 100 * (1 - compute_chance(num_classes))))
     return [
         _build_chart("loss", "Loss", "nats", loss, ".3f"),
         _build_chart("error", "Error", "per cent of images", errors, ".1f"),
     ]
+
+
+def _make_guessing_line(groups: StepGroups, value: float) -> Line:
+    """Make the level of a network that gives all classes the same probability."""
+    x_N = groups.step_G[[0, -1]] if len(groups.step_G) > 1 else groups.step_G
+    return Line(name="guessing", x_N=x_N, y_N=np.full(len(x_N), value), color=GRAY, dashes="-.")
 
 
 def _build_rate_chart(metrics: Metrics) -> Chart:
@@ -145,6 +177,8 @@ def _build_chart(name: str, title: str, unit: str, drawn: Sequence[Line], spec: 
 def _summarize_line(line: Line, spec: str) -> str:
     """Summarize a line in words: ``training from 2.679 to 0.733, least 0.701 at step 1,980``."""
     first, last = format(line.y_N[0], spec), format(line.y_N[-1], spec)
+    if len(line.y_N) == 1:
+        return f"{line.name} {first} at step {line.x_N[0]:,.0f}"
     if first == last == format(np.nanmin(line.y_N), spec) == format(np.nanmax(line.y_N), spec):
         return f"{line.name} {first} throughout"
     if not np.isfinite(line.y_N).any():
@@ -166,27 +200,28 @@ def _build_verdict(run: Run, metrics: Metrics) -> Block:
     verdict = metrics.step_times.verdict()
     if verdict is None:
         return Note(text="Too few steps with measured stages for a verdict.")
-    balance = metrics.step_times
-    stages = (f"{name.removesuffix('_s')} {seconds:,.1f} s" for name, seconds in asdict(balance.stages).items())
+    times = metrics.step_times
+    stages = (f"{name.removesuffix('_s')} {seconds:,.1f} s" for name, seconds in asdict(times.stages).items())
     rows = [
-        ("verdict", verdict.to_text(_read_setting(run))),
-        ("waited for data", format_percent(balance.wait_s / max(balance.elapsed_s, 1e-9), 2)),
+        ("verdict", verdict.to_text(times.setting or _read_setting(run))),
+        ("waited for data, the first steps left out", format_percent(times.wait_s / max(times.elapsed_s, 1e-9), 2)),
         ("time of the stream's stages, mostly overlapped with training", ", ".join(stages)),
     ]
     return Facts(rows=rows)
 
 
 def _read_setting(run: Run) -> RunSetting:
-    """Return the run's settings. Its files do not describe its machine, so the verdict must not advise more ranks."""
+    """Return what is known of the setting of a run whose metrics do not hold it; nothing asks for more ranks then."""
     precision, ranks, order = run.facts.get("precision"), run.facts.get("processes"), run.data.get("order")
     ranks = ranks if isinstance(ranks, int) else 1
     return RunSetting(precision=precision, order=order, ranks=ranks, max_ranks=ranks)
 
 
-def _tabulate_validations(validations: Sequence[Validation]) -> Block:
+def _tabulate_validations(validations: Sequence[Validation], num_classes: int) -> Block:
     if not validations:
         return Note(text="No validation has been written.")
-    best = max(validations, key=lambda one: one.score.top1)
+    # Where top-1 ties, as while a network guesses, the loss decides; one that is no number is none.
+    best = max(validations, key=lambda one: (one.score.top1, -np.nan_to_num(one.score.loss, nan=np.inf)))
     rows = [
         [
             f"{one.epoch}" + (" (best)" if one is best else ""),
@@ -198,5 +233,6 @@ def _tabulate_validations(validations: Sequence[Validation]) -> Block:
         ]
         for one in validations
     ]
-    head = ["epoch", "step", "loss", "top-1", "top-5", "images"]
+    chances = (f"top-{k}{_chance(num_classes, k)}" for k in (1, 5))
+    head = ["epoch", "step", "loss", *chances, "images"]
     return Table(caption="Validation after each epoch", head=head, rows=rows)

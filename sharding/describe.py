@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alexstream.core.errors import DatasetError
+from alexstream.core.program import program_name
 from alexstream.core.schema import parse_json
 from alexstream.core.storage import read_small
 from alexstream.core.text import count_of, escape_unprintable, quote_value
@@ -64,7 +65,7 @@ def load_quarantine(folder: Path, manifest: Manifest) -> Iterator[dict[str, Any]
     There may be millions: count them, and keep few. Raises DatasetError if the list is missing, does not match the
     manifest, or is malformed.
     """
-    path, remedy = folder / layout.QUARANTINE, "find all damage with: cli.py verify"
+    path, remedy = folder / layout.QUARANTINE, f"find all damage with: {program_name()} verify"
     if not path.is_file():
         raise DatasetError(f"{path} is missing or no regular file; {remedy}")
     try:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alexstream.core.errors import SourceError
-from alexstream.core.text import normalize_nfc, quote_value
+from alexstream.core.text import count_of, normalize_nfc, quote_value
 from alexstream.sharding.sources.types import WHOLE_FILE, Entry, ListingLog, SplitLister
 
 # ImageNet's own names are unique; used as keys, they are the same for every form of the source.
@@ -147,9 +147,10 @@ def build_listing(list_split: SplitLister, classes: Sequence[str] | None, *, whe
     with _pause_gc():
         chunks = list(_iter_record_batches(found.entries, codes))  # after this the log is complete
     if not chunks:
+        others = count_of(len(log.excluded), "other entry", "other entries")
         raise SourceError(
-            f"{where}: no images found ({len(log.excluded)} other entries); expected image files in its class folders: "
-            "add them, move a folder without images away, or choose another split with `split`"
+            f"{where}: no images found ({others}); expected image files in its class folders: add them, move a folder "
+            "without images away, or choose another split with `split`"
         )
     # Classes have been numbered in order of appearance; now that all are known, map these codes to labels.
     order = tuple(classes or _drop_spelling_variants(found.classes or _sort_classes(codes)))

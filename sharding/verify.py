@@ -300,7 +300,9 @@ def _check_whole(folder: Path, manifest: Manifest, proof: _ShardReport) -> list[
     for index, wnid in enumerate(manifest.classes):
         counted = manifest.counts_by_class[wnid].written
         if proof.labels[index] != counted:
-            problems.append(f"class {wnid} has {proof.labels[index]} samples, counts_by_class says {counted}")
+            problems.append(
+                f"class {wnid} has {count_of(proof.labels[index], 'sample')}, counts_by_class says {counted}"
+            )
     findings = [Finding(file=layout.MANIFEST, problem=problem) for problem in problems]
     try:
         if summarize(proof.sums, manifest.digest) != load_stats(folder, manifest):

@@ -16,28 +16,45 @@ def modules(package):
     return [".".join(("alexstream", *f.relative_to(ROOT).with_suffix("").parts)) for f in files if f.stem != "__init__"]
 
 
-def loaded_by(names):
-    """Top-level packages that importing ``names`` loads."""
-    code = f"import sys, importlib\nfor n in {names!r}: importlib.import_module(n)\nprint(*sys.modules)"
+def loaded_by(*groups):
+    """Import these groups of modules one after the other; all modules that are loaded after each."""
+    code = (
+        "import sys, importlib\n"
+        f"for names in {groups!r}:\n"
+        "    for name in names: importlib.import_module(name)\n"
+        "    print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
 
 
-def test_sharding_loads_neither_torch_nor_dali():
-    assert not loaded_by(modules("sharding")) & {"torch", "nvidia.dali", "alexstream.pipeline", "alexstream.trainer"}
+USERS_OF_DALI = {f"alexstream.pipeline.{name}" for name in ("decode.dali", "batch_source", "stream", "preview")}
 
 
-def test_trainer_does_not_load_dali_or_the_loader():
-    assert not loaded_by(modules("trainer")) & {
-        "nvidia.dali",
-        "alexstream.pipeline.stream",
-        "alexstream.pipeline.decode.dali",
+@pytest.fixture(scope="module")
+def loaded():
+    """By stage: what is loaded after it and those before it, each with as little as it may load."""
+    groups = {
+        "alexstream": ["alexstream"],
+        "command line": ["alexstream.commands.main"],
+        "sharding": modules("sharding"),
+        "trainer": modules("trainer"),
+        "pipeline": [name for name in modules("pipeline") if name not in USERS_OF_DALI],
+        "all": [name for package in PACKAGES for name in modules(package)],
     }
+    return dict(zip(groups, loaded_by(*groups.values()), strict=True))
 
 
-def test_only_the_graph_loads_dali():
-    users = {f"alexstream.pipeline.{name}" for name in ("decode.dali", "batch_source", "stream", "preview")}
-    assert "nvidia.dali" not in loaded_by([name for name in modules("pipeline") if name not in users])
+def test_sharding_loads_neither_torch_nor_dali(loaded):
+    assert not loaded["sharding"] & {"torch", "nvidia.dali", "alexstream.pipeline", "alexstream.trainer"}
+
+
+def test_trainer_does_not_load_dali_or_the_loader(loaded):
+    assert not loaded["trainer"] & {"nvidia.dali", "alexstream.pipeline.stream", "alexstream.pipeline.decode.dali"}
+
+
+def test_only_the_graph_loads_dali(loaded):
+    assert "nvidia.dali" not in loaded["pipeline"] and "nvidia.dali" in loaded["all"]
 
 
 def test_torchs_compiler_is_loaded_by_those_who_compile_only():
@@ -62,8 +79,8 @@ def test_torchs_compiler_is_loaded_by_those_who_compile_only():
     assert not set(done.stdout.split()) & {"sympy", "torch._dynamo"}
 
 
-def test_the_command_line_starts_without_torch_or_dali():
-    assert not loaded_by(["alexstream.commands.main"]) & {"torch", "nvidia.dali", "pyarrow", "matplotlib", "jinja2"}
+def test_the_command_line_starts_without_torch_or_dali(loaded):
+    assert not loaded["command line"] & {"torch", "nvidia.dali", "pyarrow", "matplotlib", "jinja2"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -72,16 +89,15 @@ def test_packages_are_those_of_this_project(package):
     assert (ROOT / package / "__init__.py").samefile(module.__file__)
 
 
-def test_nothing_is_imported_under_its_bare_name():
+def test_nothing_is_imported_under_its_bare_name(loaded):
     """A stage imported twice, once as ``pipeline`` and once as ``alexstream.pipeline``, would be two modules."""
-    names = [name for package in PACKAGES for name in modules(package)]
-    assert not loaded_by(names) & {*PACKAGES, "cli"}
+    assert not loaded["all"] & {*PACKAGES, "cli"}
 
 
-def test_public_names_are_those_that_are_there_and_cost_nothing_until_used():
+def test_public_names_are_those_that_are_there_and_cost_nothing_until_used(loaded):
     import alexstream
 
-    assert not loaded_by(["alexstream"]) & {"numpy", "torch", "nvidia.dali", "click"}
+    assert not loaded["alexstream"] & {"numpy", "torch", "nvidia.dali", "click"}
     assert all(getattr(alexstream, name) is not None for name in alexstream.__all__)
     assert {"ShardedData", "EpochLoader", "Batch", "AlexstreamError", "verify", "__version__"} <= set(dir(alexstream))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

@@ -1,4 +1,4 @@
-"""The benchmarks run, in a tiny mode: their numbers mean nothing here, and none is looked at."""
+"""The benchmarks run, in a tiny mode: their numbers mean nothing here. In the short run most are only loaded."""
 
 import importlib
 import json
@@ -23,6 +23,7 @@ def benchmark(name, out, *options, most=("--most", "4")):
     return out.read_text()
 
 
+@pytest.mark.soak
 def test_conversion_compares_ours_with_pillow(sample_images, tmp_path):
     tools = "alexstream-lanczos,pillow-bicubic,decode,encode,verify"
     options = ("--images", sample_images, "--tools", tools, "--seconds", "0.2", "--fidelity", "2", "--copies", "1")
@@ -32,6 +33,7 @@ def test_conversion_compares_ours_with_pillow(sample_images, tmp_path):
         assert row in text
 
 
+@pytest.mark.soak
 def test_conversion_says_what_is_not_installed(sample_images, tmp_path, monkeypatch):
     monkeypatch.setenv("ALEXSTREAM_PEERS", str(tmp_path))
     options = ("--images", sample_images, "--tools", "pillow-bicubic,img2dataset", "--seconds", "0.2")
@@ -39,10 +41,20 @@ def test_conversion_says_what_is_not_installed(sample_images, tmp_path, monkeypa
     assert "img2dataset: not installed: run benchmarks/peers/install.py" in text
 
 
+@pytest.mark.soak
 def test_versions_compares_a_version_with_itself(sample_images, tmp_path):
     options = ("--before", ROOT, "--images", sample_images, "--blocks", "1", "--seconds", "0.1")
     text = benchmark("versions", tmp_path / "versions.md", *options)
     assert "| CPU |" in text and "| wall |" in text
+
+
+def test_every_benchmark_can_be_loaded_and_says_what_it_does():
+    """What a benchmark takes from the project is there, although only ``make soak`` runs most of them."""
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])}
+    done = subprocess.run([sys.executable, "-c", code, *names], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and len(names) > 10, done.stderr
 
 
 def test_quality_compares_encodings(sample_images, tmp_path):
@@ -51,6 +63,7 @@ def test_quality_compares_encodings(sample_images, tmp_path):
         assert row in text
 
 
+@pytest.mark.soak
 def test_opening_measures_both_orders(tmp_path):
     options = ("--samples", "600", "--shards", "3")
     text = benchmark("opening", tmp_path / "opening.md", *options, most=())
@@ -58,6 +71,7 @@ def test_opening_measures_both_orders(tmp_path):
         assert row in text
 
 
+@pytest.mark.soak
 def test_operator_threads_compares_two_ways_of_running_it(sample_shards, tmp_path):
     if fused.find_operator_address() is None:
         pytest.skip("fused.c was not compiled here")
@@ -66,6 +80,7 @@ def test_operator_threads_compares_two_ways_of_running_it(sample_shards, tmp_pat
     assert "| images/s |" in text and "Both gave the same pixels" in text
 
 
+@pytest.mark.soak
 def test_stream_compares_ours_with_others_and_says_who_is_missing(sample_images, tmp_path, monkeypatch):
     monkeypatch.setenv("ALEXSTREAM_PEERS", str(tmp_path))
     options = ("--images", sample_images, "--samples", "128", "--seconds", "0.1", "--tries", "1")
@@ -123,6 +138,7 @@ def test_pillows_batches_are_crops_of_the_stored_samples(check, sample_shards):
     assert batch.shape == (check.BATCH, 224, 224, 3) and batch.std() > 0
 
 
+@pytest.mark.soak
 def test_the_whole_set_runs_on_a_cpu_and_keeps_what_fails_as_a_row(sample_images, tmp_path):
     options = ("--images", sample_images, "--device", "cpu", "--batch-sizes", "2", "--precisions", "bf16", "tf32")
     options += ("--steps", "1", "--only", "stream, jpeg", "step, batch 2, tf32, 1", "step, batch 2, bf16, 2")

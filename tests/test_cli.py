@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -14,6 +15,9 @@ import pytest
 from alexstream.commands import group
 from alexstream.commands.main import main
 from alexstream.sharding.dataset_v1 import layout
+from alexstream.trainer.checkpoint import load_checkpoint
+from alexstream.trainer.errors import CheckpointError
+from tests.support import ROOT
 from tests.support.commands import all_commands, call, error_of
 
 
@@ -40,7 +44,7 @@ def test_an_unknown_split_of_the_source(sample_images, tmp_path):
 
 @pytest.mark.parametrize("command", [("stats",), ("train", "--data"), ("evaluate", "--data")])
 def test_a_folder_that_is_no_data_set(command, tmp_path):
-    assert "not a finished data set" in error_of(*command, tmp_path / "nowhere")
+    assert "does not exist; give the folder" in error_of(*command, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("command", [("stats",), ("train", "--data")])
@@ -166,7 +170,18 @@ def test_what_cannot_be_measured_is_told_in_one_line(sample_images, sample_shard
 def test_every_command_has_help_with_an_example(name):
     result = call(*name.split(), "--help")
     assert result.exit_code == 0
-    assert "Example" in result.stdout and f"cli.py {name}" in result.stdout
+    assert "Example" in result.stdout and f"alexstream {name}" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "shard"])
+def test_long_help_is_in_groups_that_hold_every_option_once(name):
+    helped = call(name, "--help").stdout
+    headings = re.findall(r"^([A-Z][^:\n]*):$", helped, re.MULTILINE)
+    assert headings[-1] == "Other options" and len(headings) >= 6
+    option = re.compile(r"^  (?:-h, )?(--[a-z-]+)", re.MULTILINE)  # click keeps the help option of the first caller
+    named = [max(one.opts, key=len) for one in all_commands()[name].params if isinstance(one, click.Option)]
+    assert sorted(option.findall(helped)) == sorted([*named, "--help"])
+    assert option.findall(helped.split("\nOther options:")[1]) == ["--config", "--help"]
 
 
 @pytest.mark.parametrize("name", sorted(all_commands()))
@@ -217,17 +232,25 @@ def test_a_command_in_a_thread_leaves_signals_alone():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("started", "name", "said"),
     [
-        ("cli.py", "cli.py info shards/ and torchrun -- cli.py train in cli.py"),
-        ("alexstream", "alexstream info shards/ and torchrun -m alexstream train in cli.py"),
-        ("python -m alexstream", "python -m alexstream info shards/ and torchrun -m alexstream train in cli.py"),
+        (ROOT / "cli.py", "python cli.py", "python cli.py info shards/ and torchrun -- cli.py train in cli.py"),
+        ("/usr/bin/alexstream", "alexstream", "alexstream info shards/ and torchrun -m alexstream train in cli.py"),
+        (
+            ROOT / "alexstream" / "__main__.py",
+            "python -m alexstream",
+            "python -m alexstream info shards/ and torchrun -m alexstream train in cli.py",
+        ),
+        ("/home/me/cli.py", "alexstream", "alexstream info shards/ and torchrun -m alexstream train in cli.py"),
+        ("", "alexstream", "alexstream info shards/ and torchrun -m alexstream train in cli.py"),
     ],
 )
-def test_commands_in_texts_are_those_of_the_program_that_was_started(name, said):
-    context = click.Context(main, info_name=name)
-    text = "cli.py info shards/ and torchrun -- cli.py train in cli.py"
-    assert group.name_program(text, context) == said
+def test_commands_in_texts_are_those_of_the_program_that_was_started(monkeypatch, tmp_path, started, name, said):
+    """In help, and in the advice of errors, also for a program of the user's that is called like ours."""
+    monkeypatch.setattr(sys, "argv", [str(started)])
+    assert group.name_program("cli.py info shards/ and torchrun -- cli.py train in cli.py") == said
     for command in main.commands.values():
-        helped = command.get_help(click.Context(command, parent=context, info_name=command.name))
-        assert ("cli.py" in helped) is (name == "cli.py" and "Example" in helped), helped
+        helped = command.get_help(click.Context(command, info_name=command.name))
+        assert ("cli.py" in helped) is (name == "python cli.py" and "Example" in helped), helped
+    with pytest.raises(CheckpointError, match=f"train one with: {name} train --run"):
+        load_checkpoint(tmp_path)

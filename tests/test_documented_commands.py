@@ -1,4 +1,7 @@
-"""Every command line of the documentation is run, in a folder that has what it names: little data, few steps."""
+"""Every command line of the documentation is run, in a folder that has what it names: little data, few steps.
+
+In the short run those of a few pages; tests/test_docs.py reads every line by the command line's own parser there, too.
+"""
 
 import re
 import shlex
@@ -20,12 +23,16 @@ SHORT = {
     "bench step": ["--device", "cpu", "--classes", 3, "--batch-size", 2, "--steps", 1, "--rounds", 1],
     "bench shard": ["--limit", 6, "--rounds", 1],
     "shard": ["--workers", 1],
+    "sample": ["--train-per-class", 4, "--val-per-class", 1],
 }
 SESSIONS: dict[str, list[str]] = {}  # page → its lines, those that came on a page before left out
 for page, line in COMMANDS:
     line = re.sub(r" >>? .*| +#.*", "", line)
     if page != "quickstart.md" and not any(line in lines for lines in SESSIONS.values()):
         SESSIONS.setdefault(page, []).append(line)
+
+
+FIRST = ("README.md", "commands.md", "index.md", "install.md", "own-data.md")  # what a newcomer types
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,8 @@ def world(sample_images, sample_shards, tmp_path_factory):
     for name in ("a", "b", "other"):
         shutil.copytree(folder / "runs" / "alexnet", folder / "runs" / name)
     image = next((folder / "photos" / "val").rglob("*.jp*g"))
-    for name in ("cat.jpg", "dog.png"):
+    (folder / "new").mkdir()
+    for name in ("cat.jpg", "dog.png", "new/cat.jpg"):
         shutil.copy(image, folder / name)
     (folder / "run.toml").write_text('data = "shards"\nno-lighting = true\nprecision = "bf16"\n')
     return folder
@@ -53,7 +61,7 @@ def world(sample_images, sample_shards, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bucket(world, s3_server):
-    """A bucket with photos and shards of them."""
+    """Fill a bucket with photos and shards of them; its address."""
     import s3fs
 
     store = s3fs.S3FileSystem()
@@ -80,8 +88,13 @@ def typed(line, world, bucket, number):
     return [*words, *map(str, SHORT.get(name, ()))]
 
 
-@pytest.mark.parametrize("page", SESSIONS)
-def test_the_commands_of_a_page_do_what_it_says(page, world, bucket, monkeypatch):
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=() if page in FIRST else pytest.mark.soak) for page in SESSIONS]
+)
+def test_the_commands_of_a_page_do_what_it_says(page, world, request, monkeypatch):
+    bucket = (
+        request.getfixturevalue("bucket") if any("s3://bucket" in line for line in SESSIONS[page]) else "s3://bucket"
+    )
     monkeypatch.chdir(world)
     monkeypatch.setattr(doctor, "DISK_MIB", 2)
     for number, line in enumerate(SESSIONS[page]):

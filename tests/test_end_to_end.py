@@ -4,7 +4,9 @@ The first training is started as a user does; what comes after it is forked (tes
 """
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -96,7 +98,7 @@ def runs(pid):
         return False
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_ranks_end_with_their_launcher_even_where_interrupts_are_ignored(sample_shards, tmp_path, sent):
     """As under nohup, where SIGINT, torch's own way to end ranks, has no effect."""
     command = ["nohup", sys.executable, str(ROOT / "cli.py"), "train", "--data", str(sample_shards)]
@@ -114,21 +116,32 @@ def test_ranks_end_with_their_launcher_even_where_interrupts_are_ignored(sample_
     assert not any(map(runs, ranks))
 
 
-def torchrun(processes, *words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["--", str(ROOT / "cli.py"), *map(str, words)]  # else torchrun takes --run for its own --run-path
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def run_processes(count, *words):
+    """Run so many processes as torchrun does, which tells each its rank; exit codes, and what the first said.
+
+    tests/faults/test_training_kills.py has torchrun itself, at length.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(count):
+        told = shared | {"RANK": rank, "LOCAL_RANK": rank}
+        environment = os.environ | {name: str(value) for name, value in told.items()}
+        streams = {} if rank == 0 else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started.append(forked_commands.Forked(words, environment, **streams))
+    _, said = started[0].communicate(300)
+    return [process.wait(300) for process in started], said
 
 
 def test_two_replicas_of_two_columns_have_the_losses_of_one_and_their_checkpoint_goes_on(
     two_ranks, sample_shards, tmp_path
 ):
-    """Four processes under torchrun; then 2 x 1; then evaluation on one device."""
+    """Four processes as under torchrun; then 2 x 1; then evaluation on one device."""
     run = tmp_path / "run"
     options = ("--run", run, "--batch-size", 32, "--log-every", 1, *SMALL)
-    four = torchrun(4, "train", "--data", sample_shards, "--epochs", 1, *options)
-    assert four.returncode == 0, four.stderr
-    assert "2 replicas (2 ranks, one column each)" in four.stderr
+    codes, said = run_processes(4, "train", "--data", sample_shards, "--epochs", 1, *options)
+    assert codes == [0, 0, 0, 0] and "2 replicas (2 ranks, one column each)" in said, said
     assert losses(run) == pytest.approx(losses(two_ranks[0])[:3], rel=1e-4)
     first, second = (next(r["validation"] for r in metrics(f) if "validation" in r) for f in (run, two_ranks[0]))
     assert first == pytest.approx(second, rel=1e-3)
@@ -139,7 +152,7 @@ def test_two_replicas_of_two_columns_have_the_losses_of_one_and_their_checkpoint
 
 
 def test_processes_that_make_up_no_whole_replica_are_refused(sample_shards, tmp_path):
-    result = torchrun(3, "train", "--data", sample_shards, "--run", tmp_path / "run")
-    assert result.returncode != 0
-    assert "--devices 2 under torchrun with 3 processes" in result.stderr
+    codes, said = run_processes(3, "train", "--data", sample_shards, "--run", tmp_path / "run")
+    assert codes == [1, 1, 1]
+    assert "--devices 2 under torchrun with 3 processes" in said
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -59,7 +60,13 @@ def runs(shards, tmp_path_factory):
         folder.mkdir()
         parameters = make_initial_parameters(len(facts.classes), RECIPE, seed)
         state = Checkpoint(
-            step=seed, errors=(), recipe=RECIPE, data=make_checkpoint_data(facts), parameters=parameters, velocity={}
+            step=seed,
+            errors=(),
+            recipe=RECIPE,
+            data=make_checkpoint_data(facts),
+            parameters=parameters,
+            velocity={},
+            preprocessing=facts.preprocessing,
         )
         checkpoints.save_checkpoint(folder, state)
     return folders
@@ -126,7 +133,7 @@ def test_one_view_of_one_network_is_what_training_validates_with(shards, runs):
     data = ShardedData(train=shards / "train", val=shards / "val", batch_size=8)
     score = evaluate_model(AlexNet(state.parameters, Columns(), state.recipe, 0), data.validation())
     stdout = stdout_of("evaluate", "--data", shards, "--checkpoint", runs[0], "--batch-size", 8)
-    assert stdout.strip() == score.to_text()
+    assert stdout.strip() == f"validation {score.to_text(8)}"
 
 
 def test_fitted_weights_are_said_and_score_the_rest(shards, runs):
@@ -152,6 +159,69 @@ def test_predict_says_of_a_file_what_evaluate_says_of_its_sample(images, shards,
             assert [one["class"] for one in found["classes"]] == [row[f"class_{place}"] for place in range(1, 6)]
             for place, one in enumerate(found["classes"], 1):
                 assert one["probability"] == pytest.approx(float(row[f"probability_{place}"]), rel=1e-4)
+
+
+def test_predict_needs_no_data_set(images, shards, runs, tmp_path):
+    """The checkpoint alone, in a folder where nothing else is, says what it says beside its data set."""
+    files = sorted(images.glob("*/*"))[:3]
+    alone = tmp_path / "laptop"
+    alone.mkdir()
+    shutil.copy(next(runs[0].glob("*.pt")), alone / "net.pt")
+    for options in (["--views", 1, "--json"], ["--views", 10, "--json"], []):
+        beside = stdout_of("predict", *files, "--data", shards, "--checkpoint", runs[0], *options)
+        assert stdout_of("predict", *files, "--checkpoint", alone / "net.pt", *options) == beside
+
+
+def test_a_training_saves_what_pictures_are_prepared_with(trained_run, sample_shards):
+    train, made = sample_shards / "train", checkpoints.load_checkpoint(trained_run).preprocessing
+    manifest = load_manifest(train)
+    expected = load_mean_image(train, load_stats(train, manifest)).astype(np.float32).transpose(2, 0, 1)
+    assert np.array_equal(made.mean.numpy(), expected) and made.divisors == (1.0, 1.0, 1.0)
+    assert made.encode == manifest.encode
+    assert "preprocessing" not in json.loads((trained_run / "run.json").read_text())["data"]
+
+
+def test_a_checkpoint_of_before_asks_predict_for_the_data_set(images, shards, runs, tmp_path):
+    old = replace(checkpoints.load_checkpoint(runs[0]), preprocessing=None)
+    checkpoints.save_checkpoint(tmp_path, old)
+    file = next(images.glob("*/*"))
+    with zipfile.ZipFile(next(tmp_path.glob("*.pt"))) as archive:
+        pickled = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+    assert b"preprocessing" not in pickled  # so it is the file that version 0.2.0 saved
+    said = error_of("predict", file, "--checkpoint", tmp_path)
+    assert "does not hold the mean image" in said and "give the data set that it was trained on as --data" in said
+    words = ["predict", file, "--checkpoint", tmp_path, "--data", shards]
+    assert stdout_of(*words) == stdout_of("predict", file, "--checkpoint", runs[0])
+
+
+def test_predict_takes_folders_of_pictures(images, runs, tmp_path):
+    """Every picture below a folder, in the order of names; no tables, no files of the system."""
+    folder, single = tmp_path / "new", next(images.glob("*/*"))
+    (folder / "b").mkdir(parents=True)
+    for name in ("z.jpg", "b/a.jpg", "b/no extension"):
+        shutil.copy(single, folder / name)
+    for name in ("labels.csv", ".DS_Store", "b/Thumbs.db"):
+        (folder / name).write_text("no picture")
+    lines = stdout_of("predict", folder, single, "--checkpoint", runs[0], "--json").splitlines()
+    expected = [folder / "b/a.jpg", folder / "b/no extension", folder / "z.jpg", single]
+    assert [json.loads(line)["image"] for line in lines] == list(map(str, expected))
+    shutil.rmtree(folder / "b")
+    (folder / "z.jpg").unlink()
+    assert "holds no images" in error_of("predict", folder, "--checkpoint", runs[0])
+
+
+def test_latest_is_a_name_for_the_newest_intact_checkpoint(images, runs, tmp_path):
+    state, file = checkpoints.load_checkpoint(runs[0]), next(images.glob("*/*"))
+    other = {name: tensor * 2 for name, tensor in state.parameters.items()}
+    for step, parameters in ((1, state.parameters), (2, other)):
+        checkpoints.save_checkpoint(tmp_path, replace(state, step=step, parameters=parameters))
+    first, second = (stdout_of("predict", file, "--checkpoint", path) for path in sorted(tmp_path.glob("*.pt")))
+    assert first != second == stdout_of("predict", file, "--checkpoint", tmp_path / "latest")
+    (tmp_path / "checkpoint-00000002.pt").write_bytes(b"cut short")
+    result = call("predict", file, "--checkpoint", tmp_path / "latest")
+    assert result.stdout == first and result.stderr.startswith("note: ")
+    assert "checkpoint-00000002.pt: no readable" in result.stderr and "checkpoint-00000001.pt" in result.stderr
+    assert "holds no checkpoint" in error_of("predict", file, "--checkpoint", images / "latest")
 
 
 def test_predict_goes_on_after_files_that_are_no_images(images, shards, runs, tmp_path):
@@ -226,7 +296,7 @@ def test_what_cannot_be_looked_at_is_one_line(shards, runs, tmp_path):
     assert "expected several" in error_of("evaluate", *data, *run, "--fit-weights", 0.5)
     both = [*data, *run, *run]
     assert "the one that is scored" in error_of("evaluate", *both, "--fit-weights", shards / "val")
-    assert "not a finished data set" in error_of("evaluate", *both, "--fit-weights", tmp_path / "nowhere")
+    assert "does not exist; give the folder" in error_of("evaluate", *both, "--fit-weights", tmp_path / "nowhere")
     assert "between 0 and 1" in error_of("evaluate", *data, *run, "--fit-weights", 1.5, exit_code=2)
     assert "does not exist" in error_of("kernels", "--checkpoint", tmp_path / "none.pt", *out)
     val_only = error_of("predict", "image.jpg", "--data", shards / "val", *run)

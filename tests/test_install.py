@@ -149,6 +149,7 @@ def test_one_dali_and_the_right_one(wheel):
     }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("extras", ["[cuda12]", "[cuda13,s3,tensorboard]"])
 def test_an_index_can_provide_it(extras, built):
     """Resolved by pip, nothing installed; skipped where no index answers."""

@@ -1,8 +1,9 @@
 """Checkpoints: independent of the number of devices, written atomically, loaded without running code from the file.
 
 ``checkpoint-00000250.pt`` holds parameters and velocity in the layout of a single device, the position in the stream
-(one step number), the validation errors so far, the recipe, and the identity of the data. The file ``latest`` names the
-newest one; it is updated after the checkpoint is on disk. Only the newest few are kept.
+(one step number), the validation errors so far, the recipe, the identity of the data, and what turns a picture into
+the network's input. The file ``latest`` names the newest one; it is updated after the checkpoint is on disk. Only the
+newest few are kept.
 
 At the end of the file, which is a zip archive, stands the sha256 of everything before it, as the archive's comment,
 which readers such as torch and zipfile ignore. Without it, a flipped bit in a tensor would go unnoticed.
@@ -14,18 +15,22 @@ import hashlib
 import io
 import re
 import struct
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alexstream.core.errors import OutputError
+from alexstream.core.program import program_name
+from alexstream.core.progress import activity
 from alexstream.core.schema import FieldsError, from_json
 from alexstream.core.storage import open_pending, publish_file, read_small
 from alexstream.core.text import quote_value
 from alexstream.core.versions import is_newer, newer_version_message, other_version_message
-from alexstream.pipeline.batch import DataFacts
+from alexstream.pipeline.batch import DataFacts, ImagePreprocessing
 from alexstream.trainer.errors import CheckpointError, CheckpointVersionError, TrainError
 from alexstream.trainer.network.geometry import count_parameters, parameter_shapes
 from alexstream.trainer.recipe import Recipe
@@ -55,16 +60,22 @@ class Checkpoint:
     data: dict[str, Any]
     parameters: Tensors
     velocity: Tensors
+    preprocessing: ImagePreprocessing | None = None  # None in checkpoints of version 0.2.0 and before
 
     def __post_init__(self) -> None:
         if self.step < 0:
             raise ValueError(f"step is {self.step}")
         for tensors in (self.parameters, self.velocity):
             _check_tensors(tensors)
+        if self.preprocessing is not None:
+            _check_tensors({"mean": self.preprocessing.mean})
+            if len(self.preprocessing.class_names) not in (0, len(self.data.get("classes", ()))):
+                raise ValueError("preprocessing.class_names are not as many as data.classes")
 
     def find_non_finite(self) -> str | None:
         """Return the name of a tensor that holds infinity or NaN, or None."""
-        for name, tensor in (*self.parameters.items(), *self.velocity.items()):
+        mean = {} if self.preprocessing is None else {"mean": self.preprocessing.mean}
+        for name, tensor in (*self.parameters.items(), *self.velocity.items(), *mean.items()):
             if not torch.isfinite(tensor).all():
                 return name
         return None
@@ -88,6 +99,11 @@ class Checkpoint:
                 f"{origin}: has {num_classes} outputs for {len(named)} classes; take another checkpoint, or train one"
             )
 
+    @property
+    def num_activations(self) -> int:
+        """The number of activations of the last hidden layer: 4096 times the width of the network."""
+        return self.parameters["fc8.weight"].shape[1]
+
     def require_match(self, facts: DataFacts, recipe: Recipe, origin: Path) -> None:
         """Raise CheckpointError, naming all values that differ, unless this run has the same data, order and recipe."""
         want = {**_identity_of_data(facts), **asdict(recipe)}
@@ -102,6 +118,12 @@ class Checkpoint:
             )
 
 
+def restart_advice(folder: Path) -> str:
+    """Return what to do about a run whose loss or weights are not numbers, and whether a checkpoint is left of it."""
+    left = "the last checkpoint is intact: " if find_latest(folder) is not None else ""
+    return f"{left}start again with a smaller `learning_rate`"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = DEFAULT_KEEP) -> Path:
     """Write a checkpoint, point ``latest`` to it, delete all but the newest ``keep`` up to it, and return its path.
 
@@ -110,11 +132,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = DEFAULT_KE
     path = folder / f"checkpoint-{checkpoint.step:08d}.pt"
     if wrong := checkpoint.find_non_finite():
         raise TrainError(
-            f"{wrong} is not a number after step {checkpoint.step}, so nothing was saved; the last checkpoint is "
-            "intact: start again with a smaller `learning_rate`"
+            f"{wrong} is not a number after step {checkpoint.step}, so nothing was saved; {restart_advice(folder)}"
         )
     buffer = io.BytesIO()
-    torch.save({**asdict(checkpoint), "schema": SCHEMA, "errors": list(checkpoint.errors)}, buffer)
+    torch.save(_to_saved_fields(checkpoint), buffer)
     name_schema(buffer, SCHEMA)
     try:
         with open_pending(path) as write:
@@ -134,6 +155,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = DEFAULT_KE
     return path
 
 
+def _to_saved_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    fields = {**asdict(checkpoint), "schema": SCHEMA, "errors": list(checkpoint.errors)}
+    if checkpoint.preprocessing is None:
+        del fields["preprocessing"]
+    return fields
+
+
 def find_latest(folder: Path) -> Path | None:
     """Return the newest checkpoint of a run folder, or None. Raises CheckpointError if ``latest`` names no file."""
     pointer = folder / LATEST_FILE
@@ -150,7 +178,9 @@ def find_latest(folder: Path) -> Path | None:
 def resume_advice(folder: Path | None) -> str:
     """Return advice on how to continue a stopped run: resume it if its folder (None: no folder) holds a checkpoint."""
     if folder is not None and _list_checkpoints(folder):
-        return f"step {_find_newest_step(folder)} is kept: continue with: cli.py train --resume --run {folder}"
+        return (
+            f"step {_find_newest_step(folder)} is kept: continue with: {program_name()} train --resume --run {folder}"
+        )
     return "start it again"
 
 
@@ -200,17 +230,23 @@ def restore_checkpoint(folder: Path) -> RestoredCheckpoint | None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a checkpoint, or the newest of a run folder. Raises CheckpointError if it is missing or damaged."""
+    """Load a checkpoint: a file, the newest of a run folder, or as ``RUN/latest`` its newest intact one.
+
+    Raises CheckpointError if it is missing or damaged.
+    """
     if path.is_dir():
         newest = find_latest(path)
         if newest is None:
-            raise CheckpointError(f"{path} holds no checkpoint; train one with: cli.py train --run {path}")
+            raise CheckpointError(f"{path} holds no checkpoint; train one with: {program_name()} train --run {path}")
         path = newest
+    elif path.name == LATEST_FILE:
+        return _load_newest_intact(path.parent)
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
-        loaded = _read_checkpoint(path)
-        wrong = loaded.find_non_finite()
+        with activity(f"reading {path}"):
+            loaded = _read_checkpoint(path)
+            wrong = loaded.find_non_finite()
     except CheckpointError:
         raise
     except FieldsError as error:
@@ -227,6 +263,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return loaded
 
 
+def _load_newest_intact(folder: Path) -> Checkpoint:
+    """Load the newest intact checkpoint of a run folder; say on stderr which newer ones are damaged."""
+    restored = restore_checkpoint(folder)
+    if restored is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; train one with: {program_name()} train --run {folder}")
+    if restored.skipped:
+        print(f"note: {'; '.join(restored.skipped)}; taking {restored.path.name}", file=sys.stderr)  # noqa: T201
+    return restored.state
+
+
 def _read_checkpoint(path: Path) -> Checkpoint:
     sealed = checksum_matches(path)
     if sealed is False:
@@ -239,9 +285,10 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not of schema {SCHEMA}")
     if schema == SCHEMA and not sealed:
         raise CheckpointError(f"{path}: no readable checkpoint (its end, which holds its sha256, is missing)")
+    preprocessing = _parse_preprocessing(state.pop("preprocessing", None))
     loaded = from_json(Checkpoint, {"velocity": {}, **state})
     from_json(_DataIdentity, loaded.data, "data")
-    return loaded
+    return replace(loaded, preprocessing=preprocessing)
 
 
 def _check_version(path: Path, schema: Any) -> None:
@@ -250,10 +297,14 @@ def _check_version(path: Path, schema: Any) -> None:
 
 
 def _check_due(state: Any) -> None:
-    """Raises ValueError for tensors of more numbers than a network of this recipe and these classes, twice, has."""
+    """Raise ValueError for tensors of more numbers than a network of this recipe and these classes, twice, has.
+
+    The mean that pictures are prepared with comes on top.
+    """
     fields = state if isinstance(state, dict) else {}
-    held = [fields.get(name) for name in ("parameters", "velocity")]
-    found = sum(one.numel() for group in held if isinstance(group, dict) for one in group.values() if _is_tensor(one))
+    preprocessing = _parse_preprocessing(fields.get("preprocessing"))
+    found = sum(tensor.numel() for tensor in _iter_tensors(fields))
+    found -= 0 if preprocessing is None else preprocessing.mean.numel()
     if found <= _SMALL:
         return
     data = fields.get("data")
@@ -264,8 +315,17 @@ def _check_due(state: Any) -> None:
         raise ValueError(f"its tensors have {found:,} numbers, its network, with the velocity, {most:,}")
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
+def _iter_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in dicts in dicts, which are those that are read."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _iter_tensors(inner)
+
+
+def _parse_preprocessing(saved: Any) -> ImagePreprocessing | None:
+    return None if saved is None else from_json(ImagePreprocessing, saved, "preprocessing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from alexstream.core.progress import FIRST_LINE_S, LINE_S
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch, DataFacts, TrainingData
 from alexstream.trainer import checkpoint as checkpoints
@@ -21,13 +24,14 @@ from alexstream.trainer.distributed.launch import Rank, make_run_setting
 from alexstream.trainer.distributed.watchdog import FIRST_REPORT_S, StallWatchdog
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.evaluation.evaluate import Score, Totals, count_results
-from alexstream.trainer.metrics import ProgressMeter, Recorder, StepResult
+from alexstream.trainer.guessing import TOLD_AT_STEPS, WINDOW_STEPS, describe_guessing
+from alexstream.trainer.metrics import Metrics, ProgressMeter, Recorder, StepResult
 from alexstream.trainer.network.geometry import count_parameters
 from alexstream.trainer.optim.schedule import choose_phase
 from alexstream.trainer.recipe import Phase, Recipe
 from alexstream.trainer.run_setup import RunOptions, load_start_parameters
 from alexstream.trainer.train_step import Learner
-from alexstream.trainer.verdict import StepTimes
+from alexstream.trainer.verdict import RunSetting
 
 NO_LIGHTING_SUFFIX = "-no-lighting"  # suffix of an augmentation's name
 DIVERGENCE_FACTOR = 10.0  # a mean loss this many times that of guessing ends the run
@@ -78,16 +82,21 @@ class Trainer:
         self.recorder = Recorder(folder, quiet=options.quiet, start_step=self.step, tensorboard=options.tensorboard)
         self.watchdog = rank.columns.watchdog or StallWatchdog("rank 0", min(FIRST_REPORT_S, options.timeout_s / 2))
         self._pending: StepResult | None = None
-        self._step_times = StepTimes()
+        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self._opened: RunSetting | None = None  # of a stream that no step has used yet
+        self._has_recorded = False
 
     def run(self) -> None:
         """Train the epochs that are left."""
         self.recorder.print_line(self._describe_run())
+        self._count_step()
+        if self.options.compile:
+            self.recorder.print_line("the first steps compile the network, which takes about a minute")
         if len(self.val_errors) >= self.options.epochs:
             self.recorder.print_line(
                 f"nothing to do: epoch {len(self.val_errors)} of {self.options.epochs} is finished", result=True
             )
-        self._count_step()
+            return
         lighting, batches = None, None
         while len(self.val_errors) < self.options.epochs:
             phase = choose_phase(self.val_errors, self.options.recipe)
@@ -95,15 +104,22 @@ class Trainer:
                 lighting, batches = phase.lighting, self._open_stream(phase.lighting)
             if not self._train_epoch(batches, phase):
                 return
-        verdict = self._step_times.verdict()
-        if verdict is not None:
-            setting = make_run_setting(self.rank, self.options.precision, self.data)
-            self.recorder.print_line(verdict.to_text(setting), result=True)
+        if self.rank.is_main:
+            self._print_verdict()
+
+    def _print_verdict(self) -> None:
+        """Print the verdict on the whole run, from its metrics, as ``report`` does."""
+        with suppress(TrainError):  # a damaged file of metrics fails no run that is finished
+            times = Metrics.read(self.options.folder).step_times
+            verdict = times.verdict()
+            if verdict is not None:
+                self.recorder.print_line(verdict.to_text(times.setting or RunSetting()), result=True)
 
     def _open_stream(self, lighting: bool) -> Iterator[Batch]:
         columns, name = self.rank.columns, self.facts.augmentation
         if not lighting and name != "none" and not name.endswith(NO_LIGHTING_SUFFIX):
             name += NO_LIGHTING_SUFFIX
+        self._opened = make_run_setting(self.rank, self.options.precision, self.data)
         return self.data.training(self.step, columns.batch_slice, columns.exchange, self.rank.device, augmentation=name)
 
     def _describe_run(self) -> str:
@@ -136,7 +152,8 @@ class Trainer:
     def _train_epoch(self, batches: Iterator[Batch], phase: Phase) -> bool:
         """Train what is left of an epoch, and validate. Returns False if the run was asked to stop, and is saved."""
         epoch = len(self.val_errors)
-        meter = ProgressMeter(self.options.log_every, last_step_of_epoch(self.options.epochs, self.facts) - self.step)
+        remaining = last_step_of_epoch(self.options.epochs, self.facts) - self.step
+        meter = ProgressMeter(self.options.log_every, remaining, LINE_S if self._has_recorded else FIRST_LINE_S)
         while self.step < last_step_of_epoch(epoch + 1, self.facts):
             self._train_step(batches, phase, meter)
             if self._count_step():
@@ -173,8 +190,10 @@ class Trainer:
                 start_cpu_s=start_cpu,
                 wait_s=waited,
                 stages=batch.stages,
+                setting=self._opened,
             ),
         )
+        self._opened = None
         if previous is not None:
             self._record(previous, meter, until_s=start, until_cpu_s=start_cpu)
 
@@ -185,21 +204,26 @@ class Trainer:
             self._record(result, meter, until_s=time.perf_counter(), until_cpu_s=time.process_time())
 
     def _record(self, result: StepResult, meter: ProgressMeter, until_s: float, until_cpu_s: float) -> None:
+        self._has_recorded = True
         loss, accuracy = result.measured.tolist()
         elapsed, busy = until_s - result.start_s, (until_cpu_s - result.start_cpu_s) / torch.get_num_threads()
         self.recorder.step(result, loss=loss, accuracy=accuracy, elapsed_s=elapsed, busy_s=busy)
         meter.add(images=result.images, loss=loss, accuracy=accuracy, elapsed_s=elapsed, wait_s=result.wait_s)
-        self._step_times.add(elapsed_s=elapsed, wait_s=result.wait_s, busy_s=busy, stages=result.stages)
         self._check_loss(result, meter.mean_loss() if math.isfinite(loss) else loss)
+        self._losses.append(loss)
+        if result.step in TOLD_AT_STEPS:
+            hint = describe_guessing(result.step, list(self._losses), len(self.facts.classes))
+            if hint:
+                self.recorder.print_line(f"note: {hint}")
         if meter.is_due():
             total = last_step_of_epoch(self.options.epochs, self.facts)
             self.recorder.print_line(
                 f"epoch {result.epoch}/{self.options.epochs}  step {result.step}/{total}  lr {result.phase.rate:g}  "
-                f"{meter.to_text()}"
+                f"{meter.to_text(len(self.facts.classes))}"
             )
 
     def _check_loss(self, result: StepResult, loss: float) -> None:
-        remedy = "the last checkpoint is intact: start again with a smaller `learning_rate`"
+        remedy = checkpoints.restart_advice(self.options.folder)
         if not math.isfinite(loss):
             raise TrainError(f"the loss is not a number at step {result.step}; {remedy}")
         guessing = math.log(max(2, len(self.facts.classes)))
@@ -216,7 +240,8 @@ class Trainer:
         if score is not None:
             self.recorder.epoch(epoch=epoch, step=self.step, score=score)
         self._save_checkpoint()
-        self.recorder.print_line(f"{line}  {score.to_text() if score else 'no validation split'}", result=True)
+        found = f"validation {score.to_text(len(self.facts.classes))}" if score else "no validation split"
+        self.recorder.print_line(f"{line}  {found}", result=True)
 
     def _validate(self) -> Score | None:
         if self.facts.num_val == 0:
@@ -255,6 +280,7 @@ class Trainer:
                 data=checkpoints.make_checkpoint_data(self.facts),
                 parameters=parameters,
                 velocity=velocity,
+                preprocessing=self.facts.preprocessing,
             )
             path = checkpoints.save_checkpoint(self.options.folder, state, self.options.keep)
             self.recorder.print_line(f"checkpoint {path}")

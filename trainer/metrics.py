@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from alexstream.core.errors import OutputError
+from alexstream.core.program import program_name
+from alexstream.core.progress import LINE_S
 from alexstream.core.schema import from_json, parse_json
 from alexstream.core.storage import open_pending
 from alexstream.core.text import format_duration
@@ -28,8 +30,9 @@ from alexstream.pipeline.batch import StageTimes
 from alexstream.trainer.checkpoint import resume_advice
 from alexstream.trainer.errors import CheckpointVersionError, TrainError
 from alexstream.trainer.evaluation.evaluate import Score
+from alexstream.trainer.evaluation.scoring import format_chance
 from alexstream.trainer.recipe import Phase
-from alexstream.trainer.verdict import StepTimes
+from alexstream.trainer.verdict import RunSetting, StepTimes
 
 RUN_SCHEMA = "alexstream-run/1"
 METRICS_FILE, RUN_FILE, CONFIG_FILE, TENSORBOARD_FOLDER = "metrics.jsonl", "run.json", "config.toml", "tensorboard"
@@ -83,6 +86,7 @@ class StepResult:
 
     ``start_s`` is on the clock of ``time.perf_counter``, ``start_cpu_s`` on that of ``time.process_time``. The step
     first waited ``wait_s`` seconds for its batch, whose production took ``stages``, mostly before the step.
+    ``setting``: that of the run, if the stream was opened for this step.
     """
 
     step: int
@@ -94,16 +98,18 @@ class StepResult:
     start_cpu_s: float
     wait_s: float
     stages: StageTimes
+    setting: RunSetting | None = None
 
 
 class ProgressMeter:
     """Loss, accuracy, speed and waiting time of the steps since the last progress line.
 
-    A line is due after ``every`` steps; ``remaining`` steps are left of the run.
+    A line is due after ``every`` steps, or with 0 by time: after ``first_s`` seconds, then every ``LINE_S``.
+    ``remaining`` steps are left of the run.
     """
 
-    def __init__(self, every: int, remaining: int) -> None:
-        self.every, self.remaining = every, remaining
+    def __init__(self, every: int, remaining: int, first_s: float = LINE_S) -> None:
+        self.every, self.remaining, self.line_s = every, remaining, first_s
         self._pace_s: float | None = None
         self._clear()
 
@@ -111,6 +117,7 @@ class ProgressMeter:
         """Add one step, which waited ``wait_s`` of its ``elapsed_s`` seconds for data."""
         if self.is_due():
             self._clear()
+            self.line_s = LINE_S
         self.steps += 1
         self.remaining -= 1
         self.images += images
@@ -122,17 +129,20 @@ class ProgressMeter:
 
     def is_due(self) -> bool:
         """Return whether it is time for a progress line."""
-        return self.steps == self.every
+        if self.every:
+            return self.steps == self.every
+        return self.steps > 0 and self.elapsed_s >= self.line_s
 
     def mean_loss(self) -> float:
         """Return the mean loss of the steps since the last line."""
         return self.loss / self.steps
 
-    def to_text(self) -> str:
-        """Return ``loss 2.3012  top-1 12.5 %  48.1 images/s  data-wait 0.4 %  ETA 1 h 02 min``."""
+    def to_text(self, num_classes: int) -> str:
+        """Return ``loss 2.3012  top-1 12.5 % (chance 10 %)  48.1 images/s  data-wait 0.4 %  ETA 1 h 02 min``."""
         wait = 100 * self.wait_s / self.elapsed_s
         return (
-            f"loss {self.mean_loss():.4f}  top-1 {100 * self.accuracy / self.steps:.1f} %  "
+            f"loss {self.mean_loss():.4f}  "
+            f"top-1 {100 * self.accuracy / self.steps:.1f} % {format_chance(num_classes)}  "
             f"{self.images / self.elapsed_s:.1f} images/s  data-wait {wait:.1f} %  "
             f"ETA {format_duration(self.remaining * (self._pace_s or 0.0))}"
         )
@@ -175,6 +185,8 @@ class Recorder:
         row: dict[str, Any] = {"step": result.step, "epoch": result.epoch, "loss": loss, "accuracy": accuracy}
         row |= {"learning_rate": result.phase.rate, "elapsed_s": elapsed_s, "wait_s": result.wait_s, "busy_s": busy_s}
         row["stages"] = asdict(result.stages)
+        if result.setting is not None:
+            row["setting"] = asdict(result.setting)
         self._write_row(row)
         self._write_scalars(
             "train", result.step, {"loss": loss, "accuracy": accuracy, "learning_rate": result.phase.rate}
@@ -237,7 +249,7 @@ class Validation:
 class Metrics:
     """Contents of ``metrics.jsonl``: ``steps`` by the names of ``STEP_COLUMNS``, float64 (steps,), and the validations.
 
-    ``balance``: the time spent per stage, over the steps that recorded it.
+    ``step_times``: the time spent per stage, over the steps that recorded it.
     """
 
     steps: dict[str, NDArray[np.float64]]
@@ -253,8 +265,8 @@ class Metrics:
         """
         path = folder / METRICS_FILE
         if not path.is_file():
-            raise TrainError(f"{folder} has no {METRICS_FILE}; train a run with: cli.py train --run {folder}")
-        values, validations, balance = array("d"), [], StepTimes()
+            raise TrainError(f"{folder} has no {METRICS_FILE}; train a run with: {program_name()} train --run {folder}")
+        values, validations, step_times = array("d"), [], StepTimes()
         for number, row in _iter_rows(_iter_lines(path)):
             try:
                 if "validation" in row:
@@ -264,12 +276,12 @@ class Metrics:
                     continue
                 values.extend(_step_values(row))
                 if "stages" in row:
-                    _add_step_times(balance, row)
+                    _add_step_times(step_times, row)
             except (ValueError, OverflowError) as error:
                 raise TrainError(f"{path}: line {number} is none of a run's ({error}); restore the file") from error
         steps = np.frombuffer(values).reshape(-1, len(STEP_COLUMNS)).T if values else np.empty((len(STEP_COLUMNS), 0))
         return cls(
-            steps=dict(zip(STEP_COLUMNS, steps, strict=True)), validations=tuple(validations), step_times=balance
+            steps=dict(zip(STEP_COLUMNS, steps, strict=True)), validations=tuple(validations), step_times=step_times
         )
 
 
@@ -330,11 +342,13 @@ def _parse_validation(row: dict[str, Any]) -> Validation:
     return Validation(step=_require_count(row, "step"), epoch=_require_count(row, "epoch"), score=score)
 
 
-def _add_step_times(balance: StepTimes, row: dict[str, Any]) -> None:
+def _add_step_times(step_times: StepTimes, row: dict[str, Any]) -> None:
     stages, busy_s = from_json(StageTimes, row["stages"], "stages"), from_json(float, row.get("busy_s", 0.0), "busy_s")
     if not all(map(math.isfinite, (busy_s, *asdict(stages).values()))):
         raise ValueError("a time is no number")
-    balance.add(elapsed_s=row["elapsed_s"], wait_s=row["wait_s"], busy_s=busy_s, stages=stages)
+    if "setting" in row:
+        step_times.begin(from_json(RunSetting, row["setting"], "setting"))
+    step_times.add(elapsed_s=row["elapsed_s"], wait_s=row["wait_s"], busy_s=busy_s, stages=stages)
 
 
 def _open_tensorboard(folder: Path, start_step: int) -> Any:

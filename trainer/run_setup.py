@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from alexstream.core.errors import OutputError
@@ -46,7 +46,7 @@ class RunOptions:
         compile: Let ``torch.compile`` fuse what it can; takes a C++ compiler on the machine.
         checkpoint_every: Steps between checkpoints; 0: at the ends of epochs only.
         keep: The number of newest checkpoints kept; older ones are deleted.
-        log_every: Steps between lines of the log.
+        log_every: Steps between lines of progress; 0: one after 5 seconds, then every 20.
         timeout_s: The longest wait of a rank for another one, in seconds.
         tensorboard: Write events for TensorBoard as well.
         quiet: Print no lines of the log; ``metrics.jsonl`` has them all the same.
@@ -61,7 +61,7 @@ class RunOptions:
     compile: bool = False
     checkpoint_every: int = 0
     keep: int = checkpoints.DEFAULT_KEEP
-    log_every: int = 10
+    log_every: int = 0
     timeout_s: float = RANK_TIMEOUT_S
     tensorboard: bool = False
     quiet: bool = False
@@ -107,7 +107,9 @@ def _make_run_folder(folder: Path) -> RunLock:
 
 
 def _write_run_files(options: RunOptions, facts: DataFacts, num_parts: int, config: str) -> None:
-    record = {"schema": RUN_SCHEMA, "data": asdict(facts), "recipe": asdict(options.recipe), "epochs": options.epochs}
+    data = asdict(replace(facts, preprocessing=None))  # which is in the checkpoints
+    del data["preprocessing"]
+    record = {"schema": RUN_SCHEMA, "data": data, "recipe": asdict(options.recipe), "epochs": options.epochs}
     record |= {"precision": options.precision, "processes": num_parts}
     try:
         clear_leftovers(options.folder)

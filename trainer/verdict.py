@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from alexstream.core.parameters import to_display
+from alexstream.core.program import program_name
 from alexstream.pipeline.batch import StageTimes
 
 DATA_BOUND_COST = 1.05  # the time with the stream, in times of the time without, from which on the data is to blame
@@ -47,7 +48,7 @@ class RunSetting:
         choices = {
             "read": (
                 "shards on a faster or nearer disk",
-                "JPEG shards, which are smaller (cli.py shard --encode jpeg)" if is_raw else "",
+                f"JPEG shards, which are smaller ({program_name()} shard --encode jpeg)" if is_raw else "",
                 "`order` grouped" if self.order != "grouped" else "",
                 "a larger `cache_bytes`",
             ),
@@ -56,7 +57,7 @@ class RunSetting:
             if is_raw
             else (
                 threads,
-                "raw shards (cli.py shard --encode raw)",
+                f"raw shards ({program_name()} shard --encode raw)",
                 "a GPU's decoder" if self.device != "cuda" else "",
             ),
             "augment": ("a larger `batch_size`", "an `augmentation` that draws less"),
@@ -121,25 +122,33 @@ class Verdict:
 class StepTimes:
     """Accumulates the times of a training's steps: elapsed, waiting, CPU and stages of the stream, in seconds.
 
-    The first ``WARM_UP_STEPS`` steps are left out.
+    The first ``WARM_UP_STEPS`` steps after each opening of the stream are left out. ``setting``: that of the last
+    opening; None if it is not known.
     """
 
     def __init__(self) -> None:
-        self._seen = 0
+        self.setting: RunSetting | None = None
+        self._warm_up_left, self._counted = WARM_UP_STEPS, 0
         self.elapsed_s = self.wait_s = self.busy_s = 0.0
         self.stages = StageTimes()
+
+    def begin(self, setting: RunSetting) -> None:
+        """Begin the steps of a stream that was opened anew, as when a run is resumed: it warms up again."""
+        self.setting, self._warm_up_left = setting, WARM_UP_STEPS
 
     def add(self, *, elapsed_s: float, wait_s: float, busy_s: float, stages: StageTimes) -> None:
         """Add one step; ``busy_s``: the process's CPU time in it, divided by its number of threads.
 
         The first steps, which wait until the stream has filled its queues, are left out.
         """
-        self._seen += 1
-        if self._seen > WARM_UP_STEPS:
-            self.elapsed_s += elapsed_s
-            self.wait_s += wait_s
-            self.busy_s += busy_s
-            self.stages += stages
+        if self._warm_up_left > 0:
+            self._warm_up_left -= 1
+            return
+        self._counted += 1
+        self.elapsed_s += elapsed_s
+        self.wait_s += wait_s
+        self.busy_s += busy_s
+        self.stages += stages
 
     def verdict(self) -> Verdict | None:
         """Return the verdict, or None after too few steps.
@@ -147,7 +156,7 @@ class StepTimes:
         It sees only the time spent waiting. Cores that network and stream take from each other slow down the steps
         themselves; ``bench overlap`` measures that.
         """
-        if self._seen < WARM_UP_STEPS + MIN_STEPS:
+        if self._counted < MIN_STEPS:
             return None
         cost = self.elapsed_s / max(self.elapsed_s - self.wait_s, 1e-9)
         return Verdict.from_cost(cost, self.stages, busy=self.busy_s / max(self.elapsed_s, 1e-9))

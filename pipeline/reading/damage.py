@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alexstream.core.errors import BadImageError
+from alexstream.core.program import program_name
 from alexstream.pipeline.errors import OUTCOME_MESSAGES, REFUSED, StreamError, UndecodedError
 from alexstream.pipeline.reading.dataset import Dataset
 from alexstream.pipeline.sampling.order import PADDING
@@ -29,7 +30,7 @@ class DamagedSample:
         """Return the error that stops the stream at this sample."""
         return StreamError(
             f"{data.folder}: sample {self.key} in {self.shard}.tar {self.what}; restore the shard (all damage is "
-            "listed by: cli.py verify), or skip the sample with `on_bad_sample` skip"
+            f"listed by: {program_name()} verify), or skip the sample with `on_bad_sample` skip"
         )
 
 

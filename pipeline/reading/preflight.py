@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexstream.core.object_store import list_store_folder
+from alexstream.core.program import program_name
 from alexstream.core.storage import read_small
 from alexstream.pipeline.errors import StreamError
 from alexstream.sharding.dataset_v1.catalog import READER_THREADS, load_catalog_rows
@@ -87,7 +88,8 @@ def check_members(folder: Path, shard: ShardRecord, offset_N: NDArray[np.int64],
             raise StreamError(
                 f"shard {tar}, sample {sample['key']}: the catalog expects {_describe_member(expected)} at byte "
                 f"{offset_N[row]}, found {_describe_member(found)}; the shard is damaged or another one's: restore "
-                f"the shard or shard the source again (all damage is listed by: cli.py verify --fast {folder})"
+                f"the shard or shard the source again (all damage is listed by: {program_name()} verify --fast "
+                f"{folder})"
             )
 
 

@@ -33,7 +33,11 @@ class MeanPlanes:
         """Make the planes for a recipe's ``mean`` from a data set's mean image (M, M, 3) and mean color, 0..255."""
         if place == "colour":
             mean_image_HWC = np.broadcast_to(np.array(stats.mean_rgb_255), (CROP_PX, CROP_PX, 3))
-        plain = mean_image_HWC.astype(np.float32).transpose(2, 0, 1)
+        return cls.from_plane(place, mean_image_HWC.astype(np.float32).transpose(2, 0, 1))
+
+    @classmethod
+    def from_plane(cls, place: MeanMode, plain: NDArray[np.float32]) -> MeanPlanes:
+        """Make the planes of the one that is not mirrored, float32 (C, M, M)."""
         both = np.ascontiguousarray(np.stack([plain, plain[:, :, ::-1]]))
         return cls(planes_2CMM=both, follows_crop=place == "window")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexstream.pipeline.batch import CROP_PX
+from alexstream.pipeline.batch import CROP_PX, ImagePreprocessing
 from alexstream.pipeline.transforms.augment import Augmentation, Augmenter
 from alexstream.pipeline.transforms.lighting import lighting_divisor, offset_matrix
 from alexstream.pipeline.transforms.mean import MeanPlanes
@@ -67,6 +67,17 @@ class Preprocessing:
     def make_normalizer(self, device: torch.device) -> Normalizer:
         """Return what normalizes crops on ``device``."""
         return Normalizer(self.make_mean_planes(), device, self.divisors_C)
+
+    def for_images(self, manifest: Manifest) -> ImagePreprocessing:
+        """Return what single images need to be evaluated as the data set's are; ``manifest`` is its."""
+        evaluated, named = self.with_recipe(self.recipe.for_evaluation()), bool(manifest.class_names)
+        red, green, blue = evaluated.divisors_C
+        return ImagePreprocessing(
+            encode=manifest.encode,
+            mean=torch.from_numpy(evaluated.make_mean_planes().planes_2CMM[0].copy()),
+            divisors=(float(red), float(green), float(blue)),
+            class_names=tuple(manifest.class_names.get(wnid, wnid) for wnid in manifest.classes) if named else (),
+        )
 
     def make_augmenter(self, seed: int, size_px: int) -> Augmenter:
         """Return the augmenter of stored images of ``size_px`` × ``size_px`` pixels."""

@@ -13,7 +13,8 @@ from alexstream.core.storage import list_folder
 from alexstream.core.text import quote_value
 from alexstream.core.versions import other_version_message
 from alexstream.sharding.dataset_v1.document import SCHEMA, SHARD_AGAIN, json_digest, load_document, save_document
-from alexstream.sharding.dataset_v1.layout import MANIFEST, MEAN, PLAN, STATS, TIMM_INFO, is_dataset
+from alexstream.sharding.dataset_v1.layout import MANIFEST, is_dataset
+from alexstream.sharding.dataset_v1.missing import describe_missing_dataset, has_dataset_files
 from alexstream.sharding.dataset_v1.recipe import MAX_FAST_DCT_QUALITY, EncodeRecipe
 
 _MAX_BYTES = 64 << 20  # of a manifest of 10^5 shards
@@ -131,9 +132,9 @@ def load_manifest(folder: Path) -> Manifest:
     Raises DatasetError if it is missing, of another schema, malformed, or contradicts its own digest.
     """
     path = folder / MANIFEST
-    remedy = f"make one with: cli.py shard --src IMAGES --out {folder}"
-    missing = f"{folder} is not a finished data set ({MANIFEST} is missing); {remedy}"
-    raw = load_document(path, most=_MAX_BYTES, missing=missing)
+    if not path.is_file():
+        raise DatasetError(describe_missing_dataset(folder))
+    raw = load_document(path, most=_MAX_BYTES, missing=f"{path} is gone")
     digest = str(raw.pop("digest", None))
     try:
         manifest = from_json(Manifest, _add_missing_dct(raw))
@@ -193,12 +194,7 @@ def list_split_folders(folder: Path, *, damaged: bool = False) -> list[Path]:
         return [folder]
     order = {"train": "0", "val": "1"}
     listed = list_folder(folder) if folder.is_dir() else []
-    children = [path for path in listed if is_dataset(path) or (damaged and _has_dataset_files(path))]
+    children = [path for path in listed if is_dataset(path) or (damaged and has_dataset_files(path))]
     if not children:
-        load_manifest(folder)  # raises the error that says how to make one
+        raise DatasetError(describe_missing_dataset(folder))
     return sorted(children, key=lambda path: order.get(path.name, path.name))
-
-
-def _has_dataset_files(folder: Path) -> bool:
-    """Return whether there are files that only a data set or an unfinished conversion has."""
-    return any((folder / name).is_file() for name in (STATS, MEAN, TIMM_INFO, PLAN))

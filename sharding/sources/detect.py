@@ -540,7 +540,8 @@ def _no_class_folders_error(root: Path, listed: Sequence[FolderItem]) -> SourceE
         )
     return SourceError(
         f"{root}: no images found; expected one folder per class with image files in it "
-        f"(received 0 class folders, {len(listed)} other entries), or a table of their labels: `labels` FILE"
+        f"(received 0 class folders, {count_of(len(listed), 'other entry', 'other entries')}), or a table of their "
+        "labels: `labels` FILE"
     )
 
 

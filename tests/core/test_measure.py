@@ -13,6 +13,7 @@ def test_a_spread_is_the_median_with_the_smallest_and_the_largest():
     found = Spread.from_values([3.0, 1.0, 2.0, 10.0])
     assert (found.median, found.smallest, found.largest, found.n) == (2.5, 1.0, 10.0, 4)
     assert found.to_text(".1f") == "2.5 (1.0-10.0)"
+    assert Spread.from_values([2.5]).to_text(".1f") == "2.5"  # one value has no spread
     with pytest.raises(ValueError, match="nothing was measured"):
         Spread.from_values([])
 
@@ -22,6 +23,8 @@ def test_a_ratio_is_taken_within_each_round():
     found = Ratio.from_rounds([20.0, 2.0, 20.0], [10.0, 1.0, 10.0])
     assert (found.median, found.low, found.high, found.n) == (2.0, 2.0, 2.0, 3)
     assert Ratio.from_rounds([1.0, 2.0, 6.0], [1.0, 1.0, 2.0]).median == 2.0
+    assert found.to_text() == "2.000 (95 %: 2.000-2.000, n = 3)"
+    assert Ratio.from_rounds([3.0], [2.0]).to_text() == "1.500 (n = 1)"  # one round has no interval
 
 
 def test_a_ratio_of_different_numbers_of_rounds_is_refused():

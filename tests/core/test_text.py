@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexstream.core.text import format_duration
+from alexstream.core.text import format_duration, format_significant
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,14 @@ from alexstream.core.text import format_duration
 )  # fmt: skip
 def test_durations_for_people(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.0, "0"), (12345.6, "12,346"), (1234.5678, "1,235"), (12.3456, "12.35"), (0.00123456, "0.001235"),
+        (-0.5, "-0.5000"), (1.5e-9, "1.500e-09"), (float("nan"), "nan"), (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_four_digits_that_count(number, text):
+    assert format_significant(number) == text

@@ -16,7 +16,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexstream.pipeline.batch import Batch, DataFacts, StageTimes
+from alexstream.pipeline.batch import Batch, DataFacts, ImagePreprocessing, StageTimes
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.checkpoint import Checkpoint
 from alexstream.trainer.distributed.launch import Rank
@@ -30,6 +31,7 @@ from alexstream.trainer.optim.schedule import choose_phase
 from alexstream.trainer.optim.update import PaperSGD, choose_rate
 from alexstream.trainer.recipe import ORIGINAL, PAPER, Phase, Recipe
 from alexstream.trainer.train_step import Learner
+from alexstream.trainer.verdict import RunSetting
 from tests.support.doc_pages import block, quoted, tables
 
 PAGE, FORMATS = "training.md", "formats.md"
@@ -319,7 +321,7 @@ def test_metrics_have_the_fields_of_the_page(tmp_path):
     phase = Phase(start=0, rate=0.01, conv1_rate=0.001, bias_rate=0.02)
     result = StepResult(
         step=1, epoch=1, phase=phase, images=4, measured=torch.zeros(2), start_s=0.0, start_cpu_s=0.0, wait_s=0.1,
-        stages=StageTimes(),
+        stages=StageTimes(), setting=RunSetting(),
     )  # fmt: skip
     recorder.step(result, loss=1.0, accuracy=0.5, elapsed_s=1.0, busy_s=0.5)
     recorder.epoch(epoch=1, step=1, score=Score(num_images=4, loss=1.0, top1=0.5, top5=1.0))
@@ -419,6 +421,11 @@ def page_state():
                  "classes": ["a", "b"]},
         "parameters": {name: torch.full(shape, 0.5) for name, shape in names.items()},
         "velocity": {name: torch.zeros(shape) for name, shape in names.items()},
+        "preprocessing": {
+            "encode": {"encoding": "jpeg", "size_px": 256, "resize_filter": "lanczos", "quality": 95,
+                       "chroma": "4:2:0", "dct": "accurate"},
+            "mean": torch.full((3, 256, 256), 110.0), "divisors": [1.0, 1.0, 1.0], "class_names": [],
+        },
     }  # fmt: skip
 
 
@@ -439,11 +446,14 @@ def test_a_checkpoint_written_from_the_page_is_read_by_the_program(tmp_path):
     read = checkpoints.load_checkpoint(path)
     assert (read.step, read.errors[0], read.data["order"], read.recipe) == (12, 0.5, "grouped", Recipe(width=0.125))
     assert read.parameters["fc8.weight"].shape == (2, 512)
+    assert read.preprocessing.encode == EncodeRecipe() and read.preprocessing.mean[2, 255, 255] == 110.0
 
 
 def test_a_checkpoint_of_the_program_is_what_the_page_says(tmp_path):
     state = page_state()
     state.pop("schema")
+    prepared = state.pop("preprocessing")
+    state["preprocessing"] = ImagePreprocessing(**{**prepared, "encode": EncodeRecipe()})
     facts = DataFacts(
         num_train=8, num_val=0, classes=("a", "b"), train_digest="d", val_digest="", augmentation="paper", seed=1,
         batch_size=8, order="grouped",
@@ -455,7 +465,9 @@ def test_a_checkpoint_of_the_program_is_what_the_page_says(tmp_path):
     assert data[-82:] == comment == zipfile.ZipFile(path).comment
     read = torch.load(path, weights_only=True)
     listed = names_in(tables(FORMATS, "Checkpoint (`alexstream-checkpoint/2`)")[0])
-    assert sorted(flat({name: read[name] if name == "data" else 0 for name in read})) == sorted(listed)
-    assert read["data"] == state["data"]
+    assert sorted(flat({name: read[name] if name in ("data", "preprocessing") else 0 for name in read})) == sorted(
+        listed
+    )
+    assert read["data"] == state["data"] and read["preprocessing"]["encode"] == prepared["encode"]
     assert path.name == f"checkpoint-{read['step']:08d}.pt"
     assert (tmp_path / "latest").read_text() == f"{path.name}\n"

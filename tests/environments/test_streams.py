@@ -7,18 +7,22 @@ import sys
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, forked_commands
 
 FULL = "/dev/full"
 pytestmark = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full here")
 TRAIN = ["train", "--epochs", "1", "--width", "0.125", "--batch-size", "32", "--quiet", "--device", "cpu"]
 
 
-def command(*words, env=None, **streams):
-    """Run a command; what it says is captured where ``streams`` does not say otherwise."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+def command(*words, **streams):
+    """Run a command as a fork; what it says is captured where ``streams`` names no descriptor."""
+    return forked_commands.run(words, forked_ranks=True, **streams)
+
+
+def command_anew(*words, **variables):
+    """Run a command in a new Python, whose start reads these variables; capture what it says."""
     words = [sys.executable, str(ROOT / "cli.py"), *map(os.fspath, words)]
-    return subprocess.run(words, text=True, timeout=300, env={**os.environ, **(env or {})}, **streams)
+    return subprocess.run(words, text=True, timeout=300, env={**os.environ, **variables}, capture_output=True)
 
 
 def checkpoints(folder):
@@ -28,7 +32,7 @@ def checkpoints(folder):
 def test_a_full_disk_under_the_log_costs_no_checkpoint(sample_shards, tmp_path):
     run = tmp_path / "run"
     with open(FULL, "w") as full:
-        done = command(*TRAIN, "--devices", "2", "--data", sample_shards, "--run", run, stdout=full)
+        done = command(*TRAIN, "--devices", "2", "--data", sample_shards, "--run", run, stdout=full.fileno())
     assert done.returncode == 0, done.stderr
     assert done.stderr == "note: standard output cannot be written (No space left on device); going on without it\n"
     assert len(checkpoints(run)) == 1
@@ -69,7 +73,7 @@ def test_closed_descriptors_are_no_files_of_the_run(sample_shards, tmp_path):
 @pytest.mark.parametrize("words", [["info"], ["info", "--json"], ["verify"], ["stats"]])
 def test_what_only_prints_says_that_it_could_not(sample_shards, words):
     with open(FULL, "w") as full:
-        done = command(*words, sample_shards / "val", stdout=full)
+        done = command(*words, sample_shards / "val", stdout=full.fileno())
     said = [line for line in done.stderr.splitlines() if line.startswith("Error")]
     assert done.returncode == 1 and "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert len(said) == 1 and said[0].startswith("Error: standard output: No space left on device")
@@ -85,11 +89,11 @@ def test_what_only_prints_ends_in_silence_when_nobody_reads_it(sample_shards, wo
 
 def test_an_error_is_one_although_nobody_can_hear_it(tmp_path):
     with open(FULL, "w") as full:
-        assert command("info", tmp_path / "nothing", stderr=full).returncode == 1
+        assert command("info", tmp_path / "nothing", stderr=full.fileno()).returncode == 1
 
 
 def test_python_without_a_buffer_is_no_other(sample_shards):
-    done = command("info", sample_shards / "val", env={"PYTHONUNBUFFERED": "1"})
+    done = command_anew("info", sample_shards / "val", PYTHONUNBUFFERED="1")
     assert done.returncode == 0 and "samples" in done.stdout
 
 
@@ -105,8 +109,8 @@ def test_a_run_may_have_a_name_that_is_no_text(sample_shards, tmp_path):
 
 
 def test_python_without_docstrings_works_or_says_in_a_line_what_does_not(sample_shards, tmp_path):
-    env = {"PYTHONOPTIMIZE": "2"}
-    done = command(*TRAIN, "--devices", "1", "--data", sample_shards, "--run", tmp_path / "run", env=env)
+    words = [*TRAIN, "--devices", "1", "--data", sample_shards, "--run", tmp_path / "run"]
+    done = command_anew(*words, PYTHONOPTIMIZE="2")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "PYTHONOPTIMIZE" in done.stderr
     assert not (tmp_path / "run").exists()
-    assert command("verify", "--fast", sample_shards / "val", env=env).returncode == 0
+    assert command_anew("verify", "--fast", sample_shards / "val", PYTHONOPTIMIZE="2").returncode == 0

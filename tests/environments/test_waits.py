@@ -165,12 +165,13 @@ def test_under_torchrun_a_rank_that_hears_nothing_ends_by_itself(tmp_path):
     ]
 
 
+@pytest.mark.soak
 def test_a_pause_longer_than_the_timeout_ends_no_run(tmp_path):
     """As Ctrl-Z, docker pause or a suspended job: all processes stand still together."""
-    started = Started(tmp_path, "--late", 3, "--timeout", 8)
+    started = Started(tmp_path, "--late", 3, "--timeout", 5)
     await_file(tmp_path / "met-1")
     os.killpg(started.process.pid, signal.SIGSTOP)
-    time.sleep(14)  # the timeout, and what a rank is given to leave its wait
+    time.sleep(11)  # the timeout, and what a rank is given to leave its wait
     os.killpg(started.process.pid, signal.SIGCONT)
     assert started.end()[0] == 0 and met(tmp_path)
 

@@ -59,7 +59,9 @@ def test_a_signal_at_any_call_costs_no_byte(sent, trials, tmp_path):
 
 
 @pytest.mark.promise(PROMISE, fault="{sent} at every call of workers and parent, to one or all", short=1, long=60)
-@pytest.mark.parametrize("sent", ["SIGKILL", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "sent", ["SIGKILL", *(pytest.param(name, marks=pytest.mark.soak) for name in ("SIGTERM", "SIGINT"))]
+)
 def test_a_signal_to_parent_worker_or_all_costs_no_byte(sent, trials, tmp_path):
     source, folder = draw(tmp_path / "src", 130), tmp_path / "out"
     words = ("--workers", 2)
@@ -132,7 +134,7 @@ def check_killed(source, tmp_path, trials):
     assert any(left) or len(left) < 5, f"no kill came between two shards: {left}"
 
 
-@pytest.mark.promise(PROMISE, fault="SIGKILL or SIGTERM at random moments", short=2, long=40)
+@pytest.mark.promise(PROMISE, fault="SIGKILL or SIGTERM at random moments", short=1, long=40)
 def test_a_conversion_killed_at_random_moments_ends_with_the_same_bytes(trials, tmp_path):
     write_sample_set(tmp_path / "images", train_per_class=40, val_per_class=1, quiet=True)
     check_killed(tmp_path / "images" / "train", tmp_path, trials)

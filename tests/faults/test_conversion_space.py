@@ -144,4 +144,4 @@ def state_is(pid, state):
 
 def test_the_stem_is_the_command_line(tmp_path):
     assert "already" not in stem().run("info", tmp_path).stdout
-    assert "not a finished data set" in stem().run("info", tmp_path).error
+    assert "no data set" in stem().run("info", tmp_path).error

@@ -2,8 +2,6 @@
 
 import http.client
 import os
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +11,7 @@ import pytest
 
 from tests.faults.conversion import undisturbed
 from tests.faults.sources import draw
-from tests.support import ROOT
+from tests.support import forked_commands
 
 PROMISE = "a store that fails is tried again or is one line, and the same command ends with the same objects"
 
@@ -99,8 +97,7 @@ def convert(source, folder, address):
     """``shard`` with the store at ``address``; tries once, and waits a second, where the client would for minutes."""
     impatient = {"AWS_MAX_ATTEMPTS": "1", "FSSPEC_S3": '{"config_kwargs": {"read_timeout": 1}}'}
     environment = {**os.environ, "AWS_ENDPOINT_URL": address, **impatient}
-    command = [sys.executable, ROOT / "cli.py", "shard", "--src", source, "--out", folder, "--quiet"]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=300)
+    done = forked_commands.run(("shard", "--src", source, "--out", folder, "--quiet"), environment)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 0 or (done.returncode == 1 and len(lines) == 1 and lines[0].startswith("Error: ")), (
         f"exit code {done.returncode}: {done.stderr}"

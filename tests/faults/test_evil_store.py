@@ -14,7 +14,7 @@ from alexstream.core.storage import list_folder, list_objects, parse_location, r
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.sources.files import LinkFollower, as_path, list_items, walk_files
 from tests.faults.evil_store import evil_store
-from tests.support import ROOT
+from tests.support import ROOT, forked_commands
 
 S3FileSystem = pytest.importorskip("s3fs").S3FileSystem
 MOST_SENT = 200 << 20  # what a socket and two pieces hold
@@ -117,11 +117,11 @@ def test_folders_of_a_store_are_listed_with_names_kinds_and_sizes(s3_folder):
     ("words", "place"),
     [(["info", "s3://b/train"], "b/train"), (["shard", "--src", "s3://b/images", "--out", "set"], "b/images")],
 )
-def test_a_store_that_refuses_is_named_with_what_was_asked_of_it(words, place, at, tmp_path):
+def test_a_store_that_refuses_is_named_with_what_was_asked_of_it(words, place, at, tmp_path, monkeypatch):
     with evil_store("forbidden") as server:
         at(server)
-        words = [sys.executable, ROOT / "cli.py", *words]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        monkeypatch.chdir(tmp_path)
+        done = forked_commands.run(words)
     error = f"Error: s3://{place}: Forbidden (from the object store; check its address and keys)\n"
     assert (done.returncode, done.stderr.replace("/:", ":")) == (1, error)
 

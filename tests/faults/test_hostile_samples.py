@@ -4,8 +4,6 @@ import hashlib
 import io
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from itertools import islice
 
@@ -25,7 +23,7 @@ from alexstream.sharding.images import png
 from alexstream.sharding.lookup import SampleLookup
 from alexstream.sharding.recompute import check_stats
 from alexstream.sharding.verify import verify
-from tests.support import ROOT
+from tests.support import forked_commands
 from tests.support.crafted_images import chunk, claiming
 from tests.support.small_dataset import SIZE, Small, run_here
 
@@ -184,8 +182,7 @@ def test_the_reference_refuses_what_is_no_image_of_a_data_set(bad, ghostscript):
 def test_a_command_ends_with_one_line_and_calls_no_program(data_set, ghostscript):
     folder = data_set(*BAD["PostScript named png"])
     out = folder.parent / "p.png"
-    words = ["cli.py", "preview", folder, "--out", out, "--count", 2, "--batch-size", 3]
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked_commands.run(("preview", folder, "--out", out, "--count", 2, "--batch-size", 3))
     assert (
         done.returncode == 1 and f"sample {KEY}" in done.stderr and not out.exists() and "Traceback" not in done.stderr
     )

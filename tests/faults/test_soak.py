@@ -11,6 +11,7 @@ from tests.faults.disturbed import Broken, Ended, Runner, answers
 from tests.support import ROOT
 
 
+@pytest.mark.soak
 def test_a_cycle_under_faults_keeps_every_promise(sample_images, tmp_path):
     words = ["--quick", "--cycles", "1", "--seed", "4", "--images", sample_images, "--work", tmp_path]
     words += ["--json", tmp_path / "json"]

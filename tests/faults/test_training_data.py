@@ -93,7 +93,7 @@ def test_a_disk_that_stands_still_is_said_to_and_the_run_goes_on_with_it(trials,
         hold = f"sh while [ -e {block} ]; do sleep 0.2; done"
         fault = syscall_faults.SyscallFault(tmp_path / "notes", shard, do=hold, at=chance.randint(4, 60), calls="read")
         process = training.start(
-            training.command(sample_shards, run, "--timeout", 60),
+            training.command(sample_shards, run, "--timeout", 20),
             LD_PRELOAD=str(syscall_faults.build_library()),
             **fault.environment,
         )

@@ -22,7 +22,7 @@ def never_saves(shards, run, *words):
 def test_a_signal_saves_the_step_and_says_it(sample_shards, tmp_path, devices, number):
     run = tmp_path / "run"
     words = never_saves(sample_shards, run, "--devices", devices)
-    process = training.start_anew(words)
+    process = (training.start if devices == 1 else training.start_anew)(words)
     assert training.reach(process, run, 2)
     # As a terminal does it: to every process of the foreground.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -32,8 +32,8 @@ def test_a_signal_saves_the_step_and_says_it(sample_shards, tmp_path, devices, n
     step = int(path.stem[-8:])
     assert 2 <= step < 9, "in the middle of an epoch"
     assert re.fullmatch(
-        rf"Error: interrupted; what was finished is kept; step {step} is kept: continue with: cli.py train --resume "
-        rf"--run {re.escape(str(run))}",
+        rf"Error: interrupted; what was finished is kept; step {step} is kept: continue with: python cli.py train "
+        rf"--resume --run {re.escape(str(run))}",
         done.error,
     )
     assert max(losses_of(run)) == step
@@ -46,7 +46,7 @@ def test_a_signal_saves_the_step_and_says_it(sample_shards, tmp_path, devices, n
 def test_a_second_signal_does_not_wait(sample_shards, tmp_path):
     """One rank is stopped (SIGSTOP), so that no step ends."""
     run = tmp_path / "run"
-    process = training.start_anew(never_saves(sample_shards, run))
+    process = training.start(never_saves(sample_shards, run))
     assert training.reach(process, run, 2)
     family = training.tree(process.pid)
     os.kill(training.ranks(process.pid)[1], signal.SIGSTOP)

@@ -46,7 +46,7 @@ def struck(process, run, chance, sent, victim):
     "a training that is stopped ends at once with one line, leaves no process, and after --resume has every loss "
     "and bit of the undisturbed one",
     fault="SIGKILL, SIGTERM or SIGINT to a rank, to both, to the launcher",
-    short=3,
+    short=2,
     long=30,
 )
 def test_signals_change_no_loss_and_no_bit_of_the_final_checkpoint(trials, sample_shards, tmp_path):

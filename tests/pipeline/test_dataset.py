@@ -22,7 +22,7 @@ from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.sharding.pack import shard_all
 from alexstream.sharding.split_plans import ShardRequest
 
-REMEDY = r"restore the shard or shard the source again \(all damage is listed by: cli.py verify --fast "
+REMEDY = r"restore the shard or shard the source again \(all damage is listed by: alexstream verify --fast "
 
 
 def sharded(tmp, num_images):

@@ -3,15 +3,13 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from alexstream.pipeline import doctor
 from alexstream.pipeline.decode import fused
-from tests.support import ROOT
+from tests.support import forked_commands
 
 
 def found_of(name, folder):
@@ -26,18 +24,17 @@ def little_is_written(monkeypatch):
 
 
 def test_the_command_says_what_is_here(tmp_path):
-    words = [sys.executable, str(ROOT / "cli.py"), "doctor", "--data", str(tmp_path)]
-    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    words = ("doctor", "--data", tmp_path)
+    told = forked_commands.run(words).stdout
     assert torch.__version__ in told and "what will be used" in told and str(tmp_path) in told
-    checks = json.loads(subprocess.run([*words, "--json"], capture_output=True, text=True, check=True).stdout)["checks"]
+    checks = json.loads(forked_commands.run((*words, "--json")).stdout)["checks"]
     assert {"Python", "torch", "DALI", "cores", "memory", "open files"} <= {check["name"] for check in checks}
     assert all(set(check) == {"name", "found", "state", "advice"} for check in checks)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_takes_no_file_is_bad_and_the_exit_code_says_so(tmp_path):
-    words = [sys.executable, str(ROOT / "cli.py"), "doctor", "--data", str(tmp_path / "nowhere")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = forked_commands.run(("doctor", "--data", tmp_path / "nowhere"))
     assert done.returncode == 1 and "✗" in done.stdout and "will not work: disk" in done.stderr
 
 

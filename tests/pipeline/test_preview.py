@@ -114,6 +114,6 @@ def test_samples_by_key_and_by_number(sample_shards, tmp_path):
 def test_what_cannot_be_previewed_is_one_line(sample_shards, tmp_path):
     out = ("--out", tmp_path / "p.png")
     assert "no sample of train" in error_of("preview", sample_shards, *out, "--key", "nobody")
-    assert "not a finished data set" in error_of("preview", tmp_path / "nowhere", *out)
+    assert "does not exist" in error_of("preview", tmp_path / "nowhere", *out)
     assert "a picture's name" in error_of("preview", sample_shards, "--out", tmp_path / "p.txt")
     assert "no split 'train'" in error_of("preview", sample_shards / "val", *out)

@@ -80,7 +80,7 @@ def covariance_of(data, recipe):
 @pytest.mark.parametrize("recipe", LIT)
 def test_lighting_has_the_recipes_covariance_no_mean_and_is_drawn_anew(sample_shards, recipe, order):
     data = open_dataset(sample_shards / "train")
-    offsets, covariance = offsets_of(data, recipe, order, 1024), covariance_of(data, recipe)
+    offsets, covariance = offsets_of(data, recipe, order, 512), covariance_of(data, recipe)
     check_covariance(offsets, covariance)
     check_mean(offsets, covariance)
     check_normal(offsets, covariance)
@@ -91,7 +91,7 @@ def test_lighting_has_the_recipes_covariance_no_mean_and_is_drawn_anew(sample_sh
 def test_the_covariance_of_another_recipe_is_caught(sample_shards, claimed, made):
     data = open_dataset(sample_shards / "train")
     with pytest.raises(AssertionError, match="covariance"):
-        check_covariance(offsets_of(data, made, "global", 1024), covariance_of(data, claimed))
+        check_covariance(offsets_of(data, made, "global", 512), covariance_of(data, claimed))
 
 
 def places_of(folder, recipe, order, count):
@@ -108,7 +108,7 @@ def places_of(folder, recipe, order, count):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_crops_and_flips_are_uniform_and_independent_in_both_orders(position_cards, order):
-    y, x, flip = places_of(position_cards, "paper", order, 4096).T
+    y, x, flip = places_of(position_cards, "paper", order, 2048).T
     for value in (y, x):
         check_uniform(value, 33)
     check_independent(y, x)
@@ -118,11 +118,11 @@ def test_crops_and_flips_are_uniform_and_independent_in_both_orders(position_car
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_original_gives_each_block_of_32_one_crop_and_flip_drawn_anew(position_cards, order):
-    places = places_of(position_cards, "original", order, 8192)  # 128 cards an epoch: four whole blocks
+    places = places_of(position_cards, "original", order, 4096)  # 128 cards an epoch: four whole blocks
     blocks = places.reshape(-1, 32, 3)
     assert (blocks == blocks[:, :1]).all(), "a block has more than one crop"
     y, x, flip = blocks[:, 0].T
-    check_uniform(y // 3, 11)  # 256 blocks: eleven bands of three rows
+    check_uniform(y // 3, 11)  # 128 blocks: eleven bands of three rows
     check_uniform(x // 3, 11)
     check_independent(y // 11, x // 11)
     check_independent(flip[:-1], flip[1:])

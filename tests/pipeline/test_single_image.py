@@ -35,11 +35,12 @@ def test_a_still_is_what_validation_makes_of_the_sample(sample_shards, val_folde
     batch = next(iter(data.validation(views=views)))
     lookup = SampleLookup.from_folder(val)
     pixels = np.stack([lookup.pixels(int(i)) for i in batch.ids_N])
-    still = ImagePreprocessor(sample_shards / "train", augmentation, CPU).batch(pixels, views)
+    still = ImagePreprocessor(data.facts().preprocessing, augmentation, CPU).batch(pixels, views)
     assert torch.equal(still.images_NCHW, batch.images_NCHW)
     assert still.ids_N.tolist() == [0, 1, 2, 3] and (still.labels_N == -1).all()
 
 
 def test_another_number_of_views_is_refused(sample_shards):
     with pytest.raises(ValueError, match="expected 1 or 10"):
-        ImagePreprocessor(sample_shards / "train", "paper", CPU).batch(np.zeros((1, 256, 256, 3), np.uint8), 5)
+        preprocessing = ShardedData(sample_shards).facts().preprocessing
+        ImagePreprocessor(preprocessing, "paper", CPU).batch(np.zeros((1, 256, 256, 3), np.uint8), 5)

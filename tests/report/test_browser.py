@@ -80,6 +80,31 @@ def test_the_page_is_as_wide_as_the_window_also_when_all_is_unfolded(opened):
         assert scrolled <= shown
 
 
+def test_charts_stand_beside_each_other_where_there_is_room(opened):
+    tops = opened.execute_script(
+        "return [...document.querySelectorAll('.charts')].map("
+        "all => [...all.children].map(one => Math.round(one.getBoundingClientRect().top)))"
+    )
+    several = [of_row for of_row in tops if len(of_row) > 1]
+    is_wide = opened.execute_script("return innerWidth") > 1000
+    assert len(several) >= 3 and all((len(set(of_row)) == 1) == is_wide for of_row in several), tops
+
+
+def test_what_scrolls_shows_that_it_does(opened):
+    """On a phone a row says so in words; whatever is wider than its box has a shadow at the edge."""
+    words = opened.execute_script(
+        "return [...document.querySelectorAll('.scrolls figcaption')]"
+        ".map(one => getComputedStyle(one, '::after').content)"
+    )
+    is_phone = opened.execute_script("return innerWidth") < 640
+    assert words and all(("scroll" in word) == is_phone for word in words)
+    cut = opened.execute_script(
+        "return [...document.querySelectorAll('.scroll, pre, nav ul')].filter(one => one.scrollWidth > one.clientWidth)"
+        ".map(one => getComputedStyle(one).backgroundImage)"
+    )
+    assert all(image.count("linear-gradient") == 4 for image in cut) and (len(cut) > 3 or not is_phone)
+
+
 def test_every_image_is_decoded_and_every_chart_has_text(opened):
     broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert opened.execute_script(broken) == 0 and opened.execute_script("return document.images.length") > 20

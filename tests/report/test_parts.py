@@ -3,12 +3,14 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from alexstream.core import parameters
 from alexstream.report import dataset, network, refused, reproduce, training
 from alexstream.report.subject import ReportRequest, open_subject
 from alexstream.sharding.dataset_v1.manifest import load_manifest
@@ -94,14 +96,59 @@ def test_groups_of_unequal_size_have_the_means_of_their_own_steps():
 
 
 def test_the_curve_of_errors_is_what_is_not_right():
-    _, error = training._build_curves(run_metrics())
+    loss, error = training._build_curves(run_metrics(), 4)
     assert "training top-1 from 90.0 to 20.0, least 20.0 at step 5" in error.summary
     assert "validation top-1 from 70.0 to 50.0, least 30.0 at step 2" in error.summary
+    assert "guessing 75.0 throughout" in error.summary and "guessing 1.386 throughout" in loss.summary  # ln 4
+    assert "guessing" not in training._build_curves(run_metrics(), 0)[1].summary  # run.json does not say
+
+
+def test_one_step_is_no_course():
+    metrics = run_metrics()
+    first = replace(metrics, steps={name: column[:1] for name, column in metrics.steps.items()}, validations=())
+    loss, _ = training._build_curves(first, 2)
+    assert loss.summary == "training 5.000 at step 1; guessing 0.693 at step 1 (nats)."
 
 
 def test_the_best_epoch_is_that_of_the_highest_top1():
-    rows = training._tabulate_validations(run_metrics().validations).rows
-    assert [row[0] for row in rows] == ["1", "2 (best)", "3"]
+    table = training._tabulate_validations(run_metrics().validations, 20)
+    assert [row[0] for row in table.rows] == ["1", "2 (best)", "3"]
+    assert table.head[3:5] == ["top-1 (chance 5 %)", "top-5 (chance 25 %)"]
+
+
+def test_of_equal_epochs_the_one_with_the_least_loss_is_best():
+    """As while a network guesses; a loss that is no number is the worst."""
+    scores = [Score(num_images=10, loss=loss, top1=0.1, top5=0.5) for loss in (np.nan, 2.4, 2.2, 2.3)]
+    found = [Validation(step=n, epoch=n, score=score) for n, score in enumerate(scores, 1)]
+    rows = training._tabulate_validations(found, 10).rows
+    assert [row[0] for row in rows] == ["1", "2", "3 (best)", "4"]
+
+
+def test_a_network_that_guesses_is_told_of():
+    steps = {name: np.arange(1.0, 401.0) for name in ("step", "epoch", "learning_rate", "elapsed_s", "wait_s")}
+    steps |= {"loss": np.full(400, np.log(10)), "accuracy": np.full(400, 0.1)}
+    metrics = Metrics(steps=steps, validations=(), step_times=StepTimes())
+    (note,) = training._build_hint(metrics, 10)
+    assert note.text.startswith("After 400 steps the network still guesses") and note.strong
+    assert training._build_hint(metrics, 100) == training._build_hint(run_metrics(), 10) == []
+
+
+@pytest.mark.parametrize(
+    ("ordered", "told"),
+    [
+        ([("a", 0.9), ("b", 0.4), ("c", 0.2)], "From 90.0_% (a) down to 20.0_% (c); median 40.0_% (chance 25 %)."),
+        ([("a", 0.5), ("b", 0.5)], "50.0_% in every class (chance 25 %)."),
+        ([("a", 1.0)], "100.0_% in every class (chance 25 %)."),
+    ],
+)
+def test_the_accuracy_of_classes_is_no_range_where_it_is_one_number(ordered, told):
+    assert network._summarize_accuracy(ordered, 4) == told.replace("_%", "\N{NO-BREAK SPACE}%")
+
+
+def test_one_image_is_no_images():
+    assert [dataset._format_range(*pair) for pair in ((1, 1), (7, 7), (1, 1200))] == [
+        *("1 image", "7 images", "1 to 1,200 images")
+    ]
 
 
 def test_a_refused_file_is_read_if_it_is_small_and_within_the_source(tmp_path, monkeypatch):
@@ -114,6 +161,13 @@ def test_a_refused_file_is_read_if_it_is_small_and_within_the_source(tmp_path, m
     (root / "link").symlink_to(tmp_path / "outside")
     names = ("small", "large", "link", "../outside", "gone")
     assert [refused._read_source_file(root, name) for name in names] == [b"1" * 10, None, None, None, None]
+
+
+def test_where_no_refused_file_is_found_the_option_that_names_the_source_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(parameters._names, "source", "--src")
+    row = {"path": "a.jpg", "outcome": "quarantined", "reason": "r", "split": "train"}
+    _, note = refused.build_refused_table([row], 1, {"train": [tmp_path]})
+    assert note.text.endswith("give it with --src.")
 
 
 def test_a_refused_file_with_too_many_pixels_is_not_decoded():

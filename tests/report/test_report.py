@@ -72,7 +72,16 @@ def test_a_run_is_told_with_curves_and_all_that_came_of_it(of_run, trained_run):
         *("How it was trained", "The network", "The data set", "What augmentation does", "How to do it again")
     ]
     facts = json.loads((trained_run / "run.json").read_text())
-    for words in (facts["data"]["train_digest"], "batch-size = 32", "column 1: black", "z = −2", "torch 2."):
+    width = checkpoints.load_checkpoint(trained_run).recipe.width
+    activations = f"({int(4096 * width):,} activations of the center crop)"
+    for words in (
+        facts["data"]["train_digest"],
+        activations,
+        "batch-size = 32",
+        "column 1: black",
+        "z = −2",
+        "torch 2.",
+    ):
         assert words in of_run.text, words
     charts = {figure["aria-label"].partition(".")[0] for figure in of_run.figures if "aria-label" in figure}
     assert {"Loss", "Error", "Learning rate by step", "Throughput", "Images by class"} <= charts
@@ -192,7 +201,7 @@ def test_a_data_set_in_a_bucket_is_told(sample_images, s3_folder, tmp_path):
 
 def test_what_cannot_be_reported_is_one_line(sample_shards, tmp_path):
     assert "neither a data set nor a run" in error_of("report", tmp_path)
-    assert "neither a data set nor a run" in error_of("report", tmp_path / "nowhere")
+    assert "does not exist" in error_of("report", tmp_path / "nowhere")
     assert "is a split" in error_of("report", sample_shards, "--out", sample_shards / "train" / "r.html")
     assert "a folder that exists" in error_of("report", sample_shards, "--out", tmp_path / "no" / "r.html")
 

@@ -23,10 +23,18 @@ from tests.support.comparisons import file_hashes
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def two_shards():
+    """Divide any number of images into two shards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexstream.sharding.split_plans.choose_num_shards", lambda *_: 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(two_shards, tmp_path_factory):
     """A conversion of two shards, and its manifest."""
     folder = tmp_path_factory.mktemp("finished")
-    write_sample_set(folder / "images", train_per_class=20, val_per_class=1, quiet=True)
+    write_sample_set(folder / "images", train_per_class=4, val_per_class=1, quiet=True)
     request = ShardRequest(source=folder / "images" / "train", folder=folder / "out", num_workers=1)
     return request, shard_split(request, quiet=True)[0]
 

@@ -69,7 +69,7 @@ def test_images_whose_hashes_only_begin_alike_are_no_copies(copies, monkeypatch)
 
 def test_shard_info_and_verify_tell_of_copies(copies, tmp_path):
     source, out = copies
-    told = [f"  NOTE {text} (list them with: cli.py info {{}} --duplicates)" for text in TOLD]
+    told = [f"  NOTE {text} (list them with: alexstream info {{}} --duplicates)" for text in TOLD]
     again = tmp_path / "again"
     assert run("shard", "--src", source, "--out", again, "--quiet")[-3:] == [line.format(again) for line in told]
     for command in ("info", "verify"):

@@ -127,7 +127,7 @@ def test_squares_have_the_size_asked_for(tmp_path, size_px):
     assert not verify(tmp_path / "o", num_workers=1, quiet=True).findings
 
 
-@pytest.mark.parametrize("form", ["folder", "archives", "parquet"])
+@pytest.mark.parametrize("form", ["folder", "archives", pytest.param("parquet", marks=pytest.mark.soak)])
 def test_a_bucket_is_source_and_output(tmp_path, from_folder, s3_folder, form):
     folder, expected = from_folder
     mini.FORMS[form](tmp_path / "src")

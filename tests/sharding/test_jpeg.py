@@ -20,7 +20,7 @@ from alexstream.sharding.images.decode import (
     encode_jpeg,
     prepare_image,
 )
-from alexstream.sharding.images.jpeg import read_header
+from alexstream.sharding.images.jpeg import read_header, refuse_unsupported
 
 RECIPE = EncodeRecipe()
 Y, X = np.mgrid[:300, :400]
@@ -322,3 +322,24 @@ def test_a_lossless_jpeg_of_8_bits_gives_its_pixels_and_is_not_kept():
     assert reason_of(data[: len(data) // 2]) == "corrupt"
     at = data.index(b"\xff\xc3") + 4
     assert reason_of(data[:at] + b"\x0c" + data[at + 1 :]) == "unsupported-jpeg"
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "words"),
+    [
+        ({"precision": 12}, "unsupported-jpeg", "12 bits a sample"),
+        ({"precision": 16}, "unsupported-jpeg", "16 bits a sample"),
+        ({"components": b"\1\2"}, "unsupported-jpeg", "2 components"),
+        ({"components": b"\1\2\3\4\5"}, "unsupported-jpeg", "5 components"),
+        ({"width": 0}, "corrupt", "of 0x300 pixels"),
+        ({"height": 0}, "corrupt", "of 400x0 pixels"),
+    ],
+)
+def test_a_header_says_what_no_decoder_here_takes(facts, reason, words):
+    header = read_header(BASELINE)
+    refuse_unsupported(header)
+    for name, value in facts.items():
+        setattr(header, name, value)
+    with pytest.raises(BadImageError, match=words) as error:
+        refuse_unsupported(header)
+    assert error.value.reason == reason

@@ -475,7 +475,7 @@ def test_splits_are_found_training_first(whole, tmp_path):
     (tmp_path / "val" / layout.MANIFEST).unlink()
     assert "val" not in [one.name for one in list_split_folders(tmp_path)]
     assert "val" in [one.name for one in list_split_folders(tmp_path, damaged=True)]
-    with pytest.raises(DatasetError, match="is not a finished data set"):
+    with pytest.raises(DatasetError, match="is no data set"):
         list_split_folders(tmp_path / "other")
 
 

@@ -1,11 +1,15 @@
 """How far it is: a bar where somebody looks on, whole lines where a log is written, nothing for short work."""
 
 import io
+import time
+from itertools import pairwise
 
 import pytest
 
 from alexstream.core import progress as module
-from alexstream.core.progress import progress_bar
+from alexstream.core.progress import activity, progress_bar, tell_activities, tells_activities
+from alexstream.sharding import pack
+from tests.support.commands import call
 
 
 class Terminal(io.StringIO):
@@ -16,6 +20,7 @@ class Terminal(io.StringIO):
 def shown(stream, monkeypatch, *, quiet=False, silent_s=0.0):
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(module, "DELAY_S", silent_s)
+    monkeypatch.setattr(module, "FIRST_LINE_S", 0.0)
     monkeypatch.setattr(module, "LINE_S", 0.0)
     with progress_bar(1500, "images", "shard train", quiet=quiet) as bar:
         for _ in range(3):
@@ -44,3 +49,56 @@ def test_one_whose_making_was_interrupted_is_closed_in_silence(kind):
 def test_quiet_and_short_work_say_nothing(monkeypatch):
     assert shown(io.StringIO(), monkeypatch, quiet=True) == ""
     assert shown(io.StringIO(), monkeypatch, silent_s=60.0) == ""
+
+
+def test_a_log_gets_its_first_line_after_five_seconds_and_then_one_every_twenty(monkeypatch):
+    now = [0.0]
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with progress_bar(100, "images", "verify") as bar:
+        bar._time = lambda: now[0]
+        bar.start_t = bar.last_print_t = 0.0
+        seen = []
+        for _ in range(60):
+            now[0] += 1.0
+            before = len(stream.getvalue().splitlines())
+            bar.update()
+            seen += [now[0]] * (len(stream.getvalue().splitlines()) - before)
+    assert seen[0] == 5.0 and len(seen) == 3
+    assert all(20 <= later - earlier <= 22 for earlier, later in pairwise(seen))
+
+
+def test_what_takes_long_is_told_at_doubling_times(monkeypatch, capsys):
+    monkeypatch.setattr(module, "FIRST_LINE_S", 0.05)
+    with tell_activities(True), activity("listing photos"):
+        assert tells_activities()
+        deadline = time.monotonic() + 30
+        lines = []
+        while len(lines) < 3 and time.monotonic() < deadline:
+            lines += capsys.readouterr().err.splitlines()
+    assert len(lines) >= 3 and all(line.startswith("listing photos, ") for line in lines)
+    assert all(line.endswith(" s so far") for line in lines)
+
+
+def test_nothing_is_told_of_what_is_soon_done_nor_to_programs(monkeypatch, capsys):
+    with tell_activities(True), activity("listing photos"):
+        pass
+    monkeypatch.setattr(module, "FIRST_LINE_S", 0.0)
+    with activity("listing photos"):
+        time.sleep(0.05)
+    assert capsys.readouterr().err == "" and not tells_activities()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_command_tells_what_takes_long(sample_images, tmp_path, monkeypatch, quiet):
+    listed = pack.plan_splits
+
+    def slow(request):
+        time.sleep(0.5)
+        return listed(request)
+
+    monkeypatch.setattr(pack, "plan_splits", slow)
+    monkeypatch.setattr(module, "FIRST_LINE_S", 0.05)
+    result = call("shard", "--src", sample_images / "val", "--out", tmp_path / "val", *(["--quiet"] if quiet else []))
+    assert result.exit_code == 0
+    assert (f"listing the images of {sample_images / 'val'}, " in result.stderr) is not quiet

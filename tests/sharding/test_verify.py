@@ -103,7 +103,7 @@ def test_a_shard_that_is_no_tar_under_right_hashes_is_found(copy):
 
 
 def test_a_folder_that_is_no_data_set_is_a_finding(tmp_path):
-    assert "not a finished data set" in findings(tmp_path)[layout.MANIFEST]
+    assert "no data set" in findings(tmp_path)[layout.MANIFEST]
 
 
 def test_describe_tells_what_was_turned_and_left_out(sample_shards):

@@ -95,8 +95,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.01, 0.1])
-@pytest.mark.parametrize("nth", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("nth", "after_s"),
+    [
+        pytest.param(nth, after_s, marks=() if (nth, after_s) in ((0, 0.01), (1, 0.0), (2, 0.1)) else pytest.mark.soak)
+        for nth in (0, 1, 2)
+        for after_s in (0.0, 0.01, 0.1)
+    ],
+)
 def test_a_worker_killed_while_the_others_start_ends_the_run(tmp_path, nth, after_s):
     """Also between two starts: whoever is started after the death is noticed must end too."""
     program = tmp_path / "run.py"

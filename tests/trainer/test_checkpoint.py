@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from alexstream.pipeline.batch import DataFacts
+from alexstream.pipeline.batch import DataFacts, ImagePreprocessing
+from alexstream.sharding.dataset_v1.recipe import EncodeRecipe
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.checkpoint import Checkpoint, make_checksum_comment
 from alexstream.trainer.errors import CheckpointError, CheckpointVersionError, TrainError
@@ -37,6 +38,58 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     loaded = checkpoints.load_checkpoint(checkpoints.save_checkpoint(tmp_path, state()))
     assert loaded.step == 7 and loaded.errors[0] == 0.5 and loaded.recipe == Recipe()
     assert torch.equal(loaded.parameters["w"], torch.arange(3.0)) and torch.equal(loaded.velocity["w"], torch.ones(3))
+
+
+PREPROCESSING = ImagePreprocessing(
+    encode=EncodeRecipe(quality=90),
+    mean=torch.arange(3 * 256 * 256.0).reshape(3, 256, 256) / 1000,
+    divisors=(1.0, 2.0, 0.5),
+    class_names=("a cat", "a dog"),
+)
+
+
+def test_what_prepares_pictures_comes_back(tmp_path):
+    path = checkpoints.save_checkpoint(tmp_path, replace(state(), preprocessing=PREPROCESSING))
+    made = checkpoints.load_checkpoint(path).preprocessing
+    assert torch.equal(made.mean, PREPROCESSING.mean) and made.divisors == (1.0, 2.0, 0.5)
+    assert made.encode == EncodeRecipe(quality=90) and made.class_names == ("a cat", "a dog")
+    assert torch.load(path, weights_only=True)["preprocessing"]["encode"]["quality"] == 90
+    assert checkpoints.load_checkpoint(checkpoints.save_checkpoint(tmp_path, state(8))).preprocessing is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"mean": torch.zeros(3, 255, 255)}, "mean is .*255"),
+        ({"mean": torch.zeros(256, 256, 3)}, "mean is .*256, 256, 3"),
+        ({"mean": torch.full((3, 256, 256), float("nan"))}, "mean is not a number"),
+        ({"mean": torch.zeros(3, 4096, 4096)}, "mean is .*4096"),
+        ({"mean": "mean.npy"}, "mean is 'mean.npy'"),
+        ({"divisors": [1.0, 0.0, 1.0]}, "divisors"),
+        ({"divisors": [1.0, 1.0]}, "divisors has 2 entries"),
+        ({"encode": {**asdict(EncodeRecipe()), "size_px": 1 << 20}}, "size_px"),
+        ({"class_names": ["one", "two", "three"]}, "class_names are not as many"),
+        ({"more": 1}, "made by a newer alexstream"),
+    ],
+)
+def test_what_prepares_pictures_is_checked(tmp_path, changed, match):
+    fields = {**asdict(replace(state(), preprocessing=PREPROCESSING)), "schema": checkpoints.SCHEMA_WITHOUT_CHECKSUM}
+    fields["preprocessing"] |= changed
+    torch.save({**fields, "errors": []}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match=match):
+        checkpoints.load_checkpoint(tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("place", ["data", "recipe", "preprocessing"])
+def test_a_tensor_where_none_is_saved_is_not_read(tmp_path, place):
+    """A file of gigabytes may be a hole in the disk: what is not due is refused by its size, before it is read."""
+    small = replace(state(), recipe=Recipe(width=0.125), preprocessing=PREPROCESSING)
+    fields = {**asdict(small), "schema": checkpoints.SCHEMA_WITHOUT_CHECKSUM}
+    fields["errors"] = []
+    fields[place] = {**fields[place], "w": torch.zeros(4_000_000)}
+    torch.save(fields, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"4,000,006 numbers|not a known field"):
+        load_torch_file(tmp_path / "c.pt", checkpoints._check_due)
 
 
 def test_latest_is_the_newest_and_two_are_kept(tmp_path):
@@ -156,7 +209,7 @@ def test_tensors_that_are_not_what_is_saved_are_refused(where, tensor):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_a_number_is_neither_saved_nor_gone_on_from(tmp_path, monkeypatch, where, value):
     wrong = replace(state(), **{where: {"w": torch.tensor([1.0, value])}})
-    with pytest.raises(TrainError, match="w is not a number after step 7, so nothing was saved"):
+    with pytest.raises(TrainError, match="w is not a number after step 7, so nothing was saved; start again with a"):
         checkpoints.save_checkpoint(tmp_path, wrong)
     assert list(tmp_path.iterdir()) == []
     with monkeypatch.context() as patch:  # as an older version saved it

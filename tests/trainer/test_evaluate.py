@@ -216,17 +216,19 @@ def test_what_is_said_to_a_person_and_to_a_program():
         fit=WeightFit(num_images=5, loss_equal=2.5, loss_fitted=2.25),
         equal=equal,
     )
-    assert score.to_text() == "validation loss 1.2500  top-1 50.00 %  top-5 75.00 %  (3 images)"
+    line = "loss 1.2500  top-1 50.00 % (chance 12.5 %)  top-5 75.00 % (chance 62.5 %)  (3 images)"
+    assert score.to_text(8) == line
+    ten_views = "validation loss 1.2500  top-1 50.00 % (chance 50 %)  top-5 75.00 % (chance 100 %)  (3 images)"
     assert found.to_text(("ant", "bee")).splitlines() == [
         "weight 0.1250  a at step 7",
         "weight 0.8750  b at step 9",
         "weights fitted on 5 other images: loss 2.2500 there (2.5000 with equal weights)",
-        f"equal weights: {equal.to_text()}",
-        "ant: loss 1.5000  top-1 25.00 %  top-5 100.00 %  (3 images)",
+        f"equal weights: validation {equal.to_text(2)}",
+        "ant: loss 1.5000  top-1 25.00 % (chance 50 %)  top-5 100.00 % (chance 100 %)  (3 images)",
         "bee: no images",
-        f"{score.to_text()}, mean of ten views",
+        f"{ten_views}, mean of ten views",
     ]
-    assert replace(found, views=1, fit=None, equal=None).to_text().splitlines()[2:] == [score.to_text()]
+    assert replace(found, views=1, fit=None, equal=None).to_text().splitlines()[2:] == [ten_views]
     facts = replace(FACTS, classes=("ant", "bee"), val_digest="v9")
     assert found.to_dict(facts, per_class=True) == {
         "num_images": 3,

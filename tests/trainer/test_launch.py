@@ -1,5 +1,6 @@
 """How many processes a run has, on what, and which of them speaks."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -118,3 +119,13 @@ def test_the_advice_of_a_run_knows_how_its_images_are_stored(tmp_path, encoding)
     stream = SimpleNamespace(encoding=data.encoding, facts=lambda: SimpleNamespace(order="global"))
     setting = make_run_setting(Rank(columns=Columns(), device=torch.device("cpu")), "fp32", stream)
     assert ("raw shards" in setting.suggest_faster_stream("decode")) == (encoding != "raw")
+
+
+@pytest.mark.parametrize(("cores", "ranks", "processes"), [(8, 4, "2"), (2, 4, "1"), (64, 1, "32")])
+def test_ranks_share_the_cores_that_compile(monkeypatch, cores, ranks, processes):
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "")
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS")
+    monkeypatch.setattr(launch, "count_cores", lambda: cores)
+    monkeypatch.setattr(launch.torch, "set_num_threads", lambda number: None)
+    launch._configure_device("cpu", 0, ranks)
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == processes

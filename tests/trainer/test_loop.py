@@ -13,11 +13,15 @@ import pytest
 import torch
 
 from alexstream.pipeline.batch import Batch, DataFacts, StageTimes
+from alexstream.report import training
+from alexstream.report.subject import Run
 from alexstream.trainer import checkpoint as checkpoints
+from alexstream.trainer import guessing, loop
 from alexstream.trainer.distributed.launch import Rank, choose_device_type
 from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.evaluation.evaluate import Score, Totals, evaluate_model
 from alexstream.trainer.loop import Trainer, last_step_of_epoch, train
+from alexstream.trainer.metrics import Metrics
 from alexstream.trainer.network.columns import Columns
 from alexstream.trainer.recipe import Phase, Recipe
 from alexstream.trainer.run_setup import RunOptions, clear_leftovers, load_start_parameters, prepare_run
@@ -64,7 +68,7 @@ class TwoColours:
 
 def run(folder, data=None, **options):
     data = data or TwoColours()
-    choice = RunOptions(folder=folder, quiet=True, **{"recipe": SMALL, **options})
+    choice = RunOptions(folder=folder, **{"recipe": SMALL, "quiet": True, **options})
     prepare_run(choice, data.facts())
     train(RANK, data, choice)
     return checkpoints.load_checkpoint(folder)
@@ -78,6 +82,14 @@ def rows(folder):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     return folder, run(folder, epochs=3, checkpoint_every=2)
+
+
+def test_a_small_training_shows_progress(tmp_path, monkeypatch, capsys):
+    """Lines come by time: two steps are enough if they take long."""
+    monkeypatch.setattr(loop, "FIRST_LINE_S", 0.0)
+    run(tmp_path, epochs=1, quiet=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "images/s" in line]
+    assert lines and all("ETA" in line for line in lines)
 
 
 def test_an_epoch_ends_when_every_sample_came(undisturbed):
@@ -112,9 +124,31 @@ def test_a_run_is_not_overwritten_and_nothing_is_not_resumed(undisturbed, tmp_pa
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path):
-    with pytest.raises(TrainError, match="not a number at step 3"):
+    with pytest.raises(TrainError, match="not a number at step 3; the last checkpoint is intact: start again"):
         run(tmp_path, TwoColours(poison_at=2), epochs=2)
     assert checkpoints.load_checkpoint(tmp_path).step == 2
+
+
+def test_no_checkpoint_is_said_to_be_intact_where_there_is_none(tmp_path):
+    with pytest.raises(TrainError, match="not a number at step 1; start again with a smaller `learning_rate`"):
+        run(tmp_path, TwoColours(poison_at=0), epochs=2)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_network_that_guesses_is_told_of_once_and_with_chance_beside_it(tmp_path, capsys, monkeypatch):
+    """Told after three steps rather than 300; a rate of almost nothing learns nothing."""
+    for module in (loop, guessing):
+        monkeypatch.setattr(module, "TOLD_AT_STEPS", (3,))
+        monkeypatch.setattr(module, "WINDOW_STEPS", 2)
+    still = Recipe(learning_rate=1e-12, columns=1, width=0.125, weight_sd=1e-6, upper_conv_sd=1e-6)
+    choice = RunOptions(folder=tmp_path, recipe=still, epochs=3, log_every=1)
+    prepare_run(choice, TwoColours().facts())
+    train(RANK, Ready(), choice)
+    told = capsys.readouterr()
+    (hint,) = [line for line in told.err.splitlines() if line.startswith("note:")]
+    assert "after 3 steps the network still guesses: its loss was 0.693 in the last 2 steps" in hint
+    lines = [line for line in (told.out + told.err).splitlines() if " top-1 " in line]
+    assert len(lines) == 5 + 3 and all("% (chance 50 %)" in line for line in lines)
 
 
 def test_a_loss_far_above_guessing_stops_the_run(tmp_path):
@@ -122,9 +156,9 @@ def test_a_loss_far_above_guessing_stops_the_run(tmp_path):
         run(tmp_path, epochs=20, recipe=replace(SMALL, learning_rate=50.0, lrn=False), log_every=1)
 
 
-def test_ten_times_the_loss_of_guessing_is_too_much():
+def test_ten_times_the_loss_of_guessing_is_too_much(tmp_path):
     """Of two classes: 10 ln 2 = 6.93."""
-    of_two = SimpleNamespace(facts=TwoColours().facts())
+    of_two = SimpleNamespace(facts=TwoColours().facts(), options=RunOptions(folder=tmp_path))
     step = SimpleNamespace(step=7)
     Trainer._check_loss(of_two, step, 6.9)
     with pytest.raises(
@@ -358,3 +392,15 @@ def test_a_run_ends_with_what_it_waited_for(tmp_path, capsys, data, verdict):
     assert last.startswith(verdict) and ("read" in last) == (verdict == "DATA-BOUND")
     stages = [row["stages"]["read_s"] for row in rows(tmp_path / "run") if "stages" in row]
     assert stages == [0.9 if verdict == "DATA-BOUND" else 0.0] * last_step_of_epoch(11, data.facts())
+
+
+def test_train_and_report_say_the_same_of_a_run_that_was_resumed(tmp_path, capsys):
+    """A later process's steps are not all there is, and its first ones wait until the stream is ahead."""
+    small = Recipe(learning_rate=1e-6, columns=1, width=0.125)
+    run(tmp_path / "run", Ready(), epochs=12, recipe=small)
+    capsys.readouterr()
+    run(tmp_path / "run", Slow(), epochs=14, recipe=small, resume=True)
+    *_, line = capsys.readouterr().out.splitlines()
+    found = Run(folder=tmp_path / "run", facts={}, options={}, network=None)
+    ((name, told), *_) = training._build_verdict(found, Metrics.read(tmp_path / "run")).rows
+    assert name == "verdict" and told == line and line.startswith("COMPUTE-BOUND")

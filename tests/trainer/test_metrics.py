@@ -2,13 +2,14 @@
 
 import json
 import tracemalloc
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.metrics import METRICS_FILE, Metrics, ProgressMeter, Recorder
-from alexstream.trainer.verdict import MIN_STEPS, WARM_UP_STEPS
+from alexstream.trainer.verdict import MIN_STEPS, WARM_UP_STEPS, RunSetting
 
 
 def step_row(step, **changes):
@@ -38,6 +39,16 @@ def test_where_the_time_went_is_what_the_run_said(tmp_path):
     assert written(tmp_path, old).step_times.verdict() is None
 
 
+def test_the_time_after_each_opening_of_the_stream_is_left_out(tmp_path):
+    """A run that was resumed twice, each time with five steps that wait: what is left waited for nothing."""
+    setting = asdict(RunSetting(device="cpu", ranks=2, max_ranks=2))
+    warm_up = [step_row(1, wait_s=1.9, setting=setting), *(step_row(i, wait_s=1.9) for i in range(2, 6))]
+    steady = [step_row(i, wait_s=0.0) for i in range(6, 12)]
+    times = written(tmp_path, 3 * (warm_up + steady)).step_times
+    assert (times.elapsed_s, times.wait_s) == (36.0, 0.0) and not times.verdict().data_bound
+    assert times.setting == RunSetting(device="cpu", ranks=2, max_ranks=2)
+
+
 def test_nothing_yet_and_nothing_at_all(tmp_path):
     assert written(tmp_path, []).steps["loss"].tolist() == []
     with pytest.raises(TrainError, match=r"has no metrics\.jsonl"):
@@ -55,6 +66,7 @@ def test_nothing_yet_and_nothing_at_all(tmp_path):
         ({"loss": "low"}, "loss"),
         ({"stages": {"decode_s": float("nan")}}, "a time is no number"),
         ({"busy_s": float("inf")}, "a time is no number"),
+        ({"setting": {"ranks": "two"}}, "setting.ranks is 'two', expected int"),
     ],
 )
 def test_a_line_that_no_run_writes_is_named_by_its_number(tmp_path, changes, reason):
@@ -76,11 +88,21 @@ def test_a_line_is_of_the_steps_since_the_last_one():
     meter.add(images=8, loss=1.0, accuracy=0.0, elapsed_s=6.0, wait_s=1.5)
     assert meter.is_due() and meter.mean_loss() == 2.0
     # The pace is 0.95 of 2 s and 0.05 of 6 s a step; 100 steps are left.
-    assert meter.to_text() == "loss 2.0000  top-1 25.0 %  2.0 images/s  data-wait 25.0 %  ETA 4 min"
+    assert meter.to_text(1000) == "loss 2.0000  top-1 25.0 % (chance 0.1 %)  2.0 images/s  data-wait 25.0 %  ETA 4 min"
     meter.add(images=4, loss=5.0, accuracy=1.0, elapsed_s=1.0, wait_s=0.0)
     assert not meter.is_due() and meter.mean_loss() == 5.0
     # 0.95 of 2.2 s and 0.05 of 1 s: 2.14 s a step, 99 steps, 212 s.
-    assert meter.to_text() == "loss 5.0000  top-1 100.0 %  4.0 images/s  data-wait 0.0 %  ETA 4 min"
+    assert meter.to_text(3) == "loss 5.0000  top-1 100.0 % (chance 33.3 %)  4.0 images/s  data-wait 0.0 %  ETA 4 min"
+
+
+def test_lines_come_by_time_where_no_number_of_steps_is_given():
+    """The first after five seconds of steps, the next after twenty more, however many steps that are."""
+    meter, lines = ProgressMeter(0, 100, 5.0), []
+    for step in range(1, 31):
+        meter.add(images=8, loss=1.0, accuracy=0.0, elapsed_s=2.0, wait_s=0.0)
+        if meter.is_due():
+            lines.append((2 * step, meter.steps))
+    assert lines == [(6, 3), (26, 10), (46, 10)]
 
 
 def test_results_go_to_stdout_and_progress_to_stderr_unless_quiet(tmp_path, capsys):

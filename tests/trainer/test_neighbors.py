@@ -82,7 +82,7 @@ def test_queries_of_two_splits_keep_their_order():
 
 def test_what_was_found_as_lines_json_and_pictures():
     (found,) = find_neighbors(Model(), TRAIN, [(VAL, 1)], CLASSES, 2, CPU, quiet=True)
-    assert found.to_text().splitlines() == ["val v1  bee (1)", "      0.8000  t0  ant (0)", "      1.2000  t2  ant (0)"]
+    assert found.to_text().splitlines() == ["val v1  bee (1)", "      0.8000  t0  ant (0)", "       1.200  t2  ant (0)"]
     query = {"split": "val", "key": "v1", "label": 1, "class": "bee"}
     near = [{"split": "train", "key": key, "label": 0, "class": "ant"} for key in ("t0", "t2")]
     distances = [one.pop("distance") for one in found.to_dict()["nearest"]]
@@ -92,7 +92,7 @@ def test_what_was_found_as_lines_json_and_pictures():
         "nearest": [{**one, "distance": far} for one, far in zip(near, distances, strict=True)],
     }
     asked, shown = found.pictures()
-    assert asked.lines == ("bee", "v1") and [one.lines for one in shown] == [("ant", "0.80"), ("ant", "1.20")]
+    assert asked.lines == ("bee", "v1") and [one.lines for one in shown] == [("ant", "0.8000"), ("ant", "1.200")]
     assert asked.pixels_SSC[0, 0, 0] == 1 and [one.pixels_SSC[0, 0, 0] for one in shown] == [0, 2]
 
 

@@ -9,6 +9,7 @@ import tracemalloc
 import zipfile
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +95,11 @@ def test_what_a_pickle_would_make_is_refused_before_it_is_made(name, tmp_path):
         tracemalloc.stop()
 
 
+def memos(count):
+    """Write the operations that put one object into so many memos: ``r`` and the number, in four bytes."""
+    return np.rec.fromarrays([np.full(count, b"r"), np.arange(count)], dtype="S1,<u4").tobytes()
+
+
 @pytest.mark.parametrize(
     "pickled",
     {
@@ -101,7 +107,7 @@ def test_what_a_pickle_would_make_is_refused_before_it_is_made(name, tmp_path):
         "lists in lists": b"\x80\x02" + b"]" * 900_000 + b"a" * 899_999 + b".",
         "many operations": b"\x80\x02]" + b"(e" * 3_000_000 + b".",
         "a far memo": b"\x80\x02}r\xff\xff\xff\x7f.",
-        "many memos": b"\x80\x02}" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(1_200_000)) + b".",
+        "many memos": b"\x80\x02}" + memos(1_200_000) + b".",
         "a text again and again": b"\x80\x02]X\x40\x42\x0f\0" + b"x" * 1_000_000 + b"q\0(" + b"h\0" * 400_000 + b"e.",
         "a long number": b"\x80\x02\x8b\x40\x42\x0f\0" + b"\x7f" * 1_000_000 + b".",
         "digits": b"\x80\x02L" + b"9" * 1_000_000 + b"L\n.",

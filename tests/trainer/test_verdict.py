@@ -26,6 +26,16 @@ def test_the_first_five_steps_are_left_out_and_ten_more_are_enough():
     assert verdict.data_bound and verdict.slowest == "decode"
 
 
+def test_a_stream_that_is_opened_anew_warms_up_again():
+    """Of 5 + 12 and then 5 + 3 steps, 15 count: 15 s, of which 3 s were waited for."""
+    balance = balance_of([(100.0, 99.0, 0.0)] * 5 + [(1.0, 0.0, 0.0)] * 12)
+    balance.begin(RunSetting(device="cuda"))
+    for elapsed_s, wait_s in [(100.0, 99.0)] * 5 + [(1.0, 1.0)] * 3:
+        balance.add(elapsed_s=elapsed_s, wait_s=wait_s, busy_s=0.0, stages=STAGES)
+    assert (balance.elapsed_s, balance.wait_s, balance.stages.decode_s) == (15.0, 3.0, 7.5)
+    assert balance.verdict().cost == 15 / 12 and balance.setting == RunSetting(device="cuda")
+
+
 def test_steps_that_do_nothing_but_wait_are_no_division_by_zero():
     assert balance_of([(1.0, 1.0, 0.0)] * 20).verdict().cost > 1e6
 
@@ -41,7 +51,7 @@ def test_five_percent_are_the_limit_if_they_are_no_noise(cost, surely, data_boun
 def test_the_line_names_stage_remedy_and_shared_cores():
     assert Verdict.from_cost(1.41, STAGES).to_text() == (
         "DATA-BOUND: data makes a step 1.41 times as long; the slowest stage is decode; what would help: more "
-        "`num_threads`, raw shards (cli.py shard --encode raw), or a GPU's decoder"
+        "`num_threads`, raw shards (alexstream shard --encode raw), or a GPU's decoder"
     )
     shared = Verdict.from_cost(1.41, StageTimes(read_s=1.0), busy=0.9).to_text()
     assert "slowest stage is read (network and stream share cores that are 90 % busy: more of them); what" in shared
@@ -74,9 +84,9 @@ def test_only_what_the_run_does_not_do_already_is_advised(setting, help_):
     assert Verdict.from_cost(1.0, STAGES).to_text(RunSetting(**setting)) == COMPUTE.format(help_)
 
 
-RAW = "raw shards (cli.py shard --encode raw)"
+RAW = "raw shards (alexstream shard --encode raw)"
 OPERATOR = "the compiled operator (a C compiler and libjpeg-turbo when installing)"
-JPEG = "JPEG shards, which are smaller (cli.py shard --encode jpeg)"
+JPEG = "JPEG shards, which are smaller (alexstream shard --encode jpeg)"
 DISK = "shards on a faster or nearer disk"
 
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from alexstream.core.measure import Ratio, Spread, measure_in_turn
-from alexstream.core.progress import progress_bar
+from alexstream.core.parameters import to_display
+from alexstream.core.progress import activity, print_progress, progress_bar
+from alexstream.core.text import count_of, format_duration
 from alexstream.pipeline.batch import Batch, StageTimes, TrainingData
 from alexstream.trainer.bench.timing import synchronize
 from alexstream.trainer.distributed.launch import Rank, make_run_setting
@@ -35,16 +38,23 @@ STEP_KINDS = ("live", "cached", "plain")
 MAX_WAIT_SHARE = 0.01  # the largest share of the time that a consumer should wait
 
 
+SIZES = ((7, 20), (5, 10), (3, 10), (3, 5), (3, 3))  # rounds and steps, the first that takes no more than
+MAX_DEFAULT_S = 110.0
+PROBE_STEPS = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlapOptions:
     """Number of ``rounds``, each with one block of every kind, of ``steps`` counted steps each, and the consumer.
+
+    0 for either: as many, up to 7 rounds of 20 steps, as take less than two minutes.
 
     The consumer is the network; or, if ``images_per_s`` is not 0, a simulated accelerator of that rate; or, if there
     are ``shares``, one after the other, simulated accelerators with these shares of the stream's peak rate.
     """
 
-    steps: int = 20
-    rounds: int = 7
+    steps: int = 0
+    rounds: int = 0
     images_per_s: float = 0.0
     shares: tuple[float, ...] = ()
     recipe: Recipe = Recipe()
@@ -154,23 +164,64 @@ class OverlapResult:
 
 def measure_overlap(rank: Rank, data: TrainingData, options: OverlapOptions, quiet: bool) -> dict[str, Any]:
     """Measure what ``options`` ask for, on every rank; return JSON values, and ``lines`` to print."""
+    quiet = quiet or not rank.is_main
+    consume = _make_consumer(rank, data, options)
+    with activity("taking the first steps"):
+        step_s = _time_step(rank, data, consume)
+    options, plan = choose_size(options, step_s)
+    if not quiet:
+        print_progress(plan)
     shares = list(options.shares)
     blocks = options.rounds * (len(STEP_KINDS) if not shares else 1 + len(shares))
-    with progress_bar(blocks, "blocks", "measure", quiet=quiet or not rank.is_main) as bar:
+    with progress_bar(blocks, "blocks", "measure", quiet=quiet) as bar:
         found: OverlapResult | RateSweep
         if shares:
             found = measure_rates(rank, data, shares, options, bar.update)
-        elif options.images_per_s:
-            pace = FixedRateConsumer(data.facts().batch_size / options.images_per_s)
-            found = measure_consumer(rank, data, pace, options, bar.update)
         else:
-            found = measure_network(rank, data, options, bar.update)
+            found = measure_consumer(rank, data, consume, options, bar.update)
     return {**found.to_dict(), "lines": found.to_lines()}
 
 
-def measure_network(rank: Rank, data: TrainingData, options: OverlapOptions, tick: Callable[[], Any]) -> OverlapResult:
-    """Measure with the network's training steps. Every rank calls this; ``tick`` is called after each block."""
+def choose_size(options: OverlapOptions, step_s: float) -> tuple[OverlapOptions, str]:
+    """Return the options with the numbers of rounds and steps, chosen for steps of ``step_s`` s, and the plan in words.
+
+    What is given stays; of the rest, the largest of ``SIZES`` that takes no more than ``MAX_DEFAULT_S`` is taken, or
+    else the smallest.
+    """
+    costs = [1.0, *(1 / share for share in options.shares)] if options.shares else [1.0] * len(STEP_KINDS)
+    sizes = [(options.rounds or rounds, options.steps or steps) for rounds, steps in SIZES]
+    seconds = [step_s * sum(costs) * rounds * (WARM_UP_STEPS + steps) for rounds, steps in sizes]
+    chosen = next((i for i, each in enumerate(seconds) if each <= MAX_DEFAULT_S), len(sizes) - 1)
+    rounds, steps = sizes[chosen]
+    kinds = count_of(len(costs), "rate") if options.shares else count_of(len(costs), "kind")
+    plan = (
+        f"{kinds} x {count_of(rounds, 'round')} x {count_of(WARM_UP_STEPS + steps, 'step')}, {WARM_UP_STEPS} of them "
+        f"to warm up; about {format_duration(seconds[chosen])}"
+    )
+    more = "; more of `rounds` and `steps` give narrower intervals" if (rounds, steps) < SIZES[0] else ""
+    return replace(options, rounds=rounds, steps=steps), to_display(plan + more)
+
+
+def _time_step(rank: Rank, data: TrainingData, consume: Consumer) -> float:
+    """Return the seconds that a live step takes, roughly; the same number on every rank."""
+    columns = rank.columns
+    live = data.training(0, columns.batch_slice, columns.exchange, rank.device)
+    _time_steps(live, consume, 1, rank.device)
+    taken = _time_steps(live, consume, PROBE_STEPS, rank.device).elapsed_s / PROBE_STEPS
+    if not dist.is_initialized():
+        return taken
+    agreed = torch.tensor(taken, device=rank.device)
+    dist.broadcast(agreed, 0)
+    return agreed.item()
+
+
+def _make_consumer(rank: Rank, data: TrainingData, options: OverlapOptions) -> Consumer:
+    """Return what takes the batches: the network's training steps, or a simulated accelerator."""
     facts = data.facts()
+    if options.shares:
+        return _discard
+    if options.images_per_s:
+        return FixedRateConsumer(facts.batch_size / options.images_per_s)
     learner = Learner(
         rank,
         options.recipe,
@@ -181,7 +232,7 @@ def measure_network(rank: Rank, data: TrainingData, options: OverlapOptions, tic
     )
     phase = choose_phase([], options.recipe)
     # The step number only determines dropout, and results are left on the device, as reading them would wait for it.
-    return measure_consumer(rank, data, lambda batch: learner.step(batch, 0, phase), options, tick)
+    return lambda batch: learner.step(batch, 0, phase)
 
 
 def measure_consumer(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from alexstream.core.measure import Spread
-from alexstream.core.progress import progress_bar
+from alexstream.core.progress import activity, progress_bar
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch
 from alexstream.trainer.bench.timing import Clock, gpu_peak_mib, peak_mib, time_work_s
@@ -63,15 +63,15 @@ class StepSpeed:
         options, ranks = self.options, len(self.peak_mib)
         compiled = ", compiled" if options.compile else ""
         rows = {
-            "step": f"recipe {options.recipe.name}, {options.classes:,} classes, batch {options.batch_size}, "
-            f"{options.precision}{compiled}; {count_of(ranks, 'rank')}, {self.device_type}",
+            "step": f"recipe {options.recipe.name}, {count_of(options.classes, 'class', 'classes')}, batch "
+            f"{options.batch_size}, {options.precision}{compiled}; {count_of(ranks, 'rank')}, {self.device_type}",
             "ms a step": Spread.from_values(self.step_ms).to_text(",.1f"),
             "images/s": Spread.from_values(self.images_per_s()).to_text(",.1f"),
             "peak memory": f"{_join_values(self.peak_mib)} MiB a rank",
         }
         if on_gpu := [mib for mib in self.gpu_peak_mib if mib is not None]:
             rows["GPU memory"] = f"{_join_values(on_gpu)} MiB a rank, at most"
-        rows["rounds"] = f"{len(self.step_ms)} of {options.steps} steps"
+        rows["rounds"] = f"{len(self.step_ms)} of {count_of(options.steps, 'step')}"
         return "\n".join(f"{name:12} {value}" for name, value in rows.items())
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,8 +121,9 @@ def time_rounds_ms(
         for _ in range(options.steps):
             step()
 
-    for _ in range(WARM_UP_STEPS):
-        step()
+    with activity("warming up" + (", which compiles the network" if options.compile else "")):
+        for _ in range(WARM_UP_STEPS):
+            step()
     found = []
     with progress_bar(options.rounds, "rounds", "step", quiet=quiet) as bar:
         for _ in range(options.rounds):

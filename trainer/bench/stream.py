@@ -16,6 +16,7 @@ import torch
 
 from alexstream.core.measure import Ratio, Spread, measure_in_turn
 from alexstream.core.progress import progress_bar
+from alexstream.core.text import count_of
 from alexstream.pipeline.batch import CROP_PX, Batch, BatchSlice, TrainingData
 from alexstream.trainer.bench.timing import Clock, peak_mib, time_work_s
 
@@ -57,8 +58,8 @@ class StreamSpeed:
         rounds = len(self.images_per_s[self._last])
         return "\n".join([
             *lines,
-            f"{self.decode_path}; {rounds} rounds of {self.steps} batches of {self.batch_size}; "
-            f"peak memory {self.peak_mib:,.0f} MiB",
+            f"{self.decode_path}; {count_of(rounds, 'round')} of {count_of(self.steps, 'batch', 'batches')} of "
+            f"{self.batch_size}; peak memory {self.peak_mib:,.0f} MiB",
         ])  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

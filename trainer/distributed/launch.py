@@ -22,6 +22,7 @@ import torch.distributed as dist
 from alexstream.core.limits import count_cores, default_num_threads, explain_process_limit, raise_oom_score
 from alexstream.core.parameters import list_names, to_display, use_names
 from alexstream.core.processes import exit_with_parent
+from alexstream.core.progress import tell_activities, tells_activities
 from alexstream.core.standard_streams import guard_streams
 from alexstream.core.text import count_of
 from alexstream.pipeline.errors import AlexstreamError
@@ -243,7 +244,8 @@ def count_replicas(num_devices: int) -> int:
     world_size = _read_torchrun_world().size
     if world_size % num_devices:
         raise TrainError(
-            f"`devices` {num_devices} under torchrun with {world_size} processes: expected a multiple of {num_devices}"
+            f"`devices` {num_devices} under torchrun with {count_of(world_size, 'process', 'processes')}: expected a "
+            f"multiple of {num_devices}"
         )
     return world_size // num_devices
 
@@ -280,6 +282,7 @@ def run_on_ranks(
             context=context,
             work=work,
             names=list_names(),
+            tells=tells_activities(),
         )
         run_rank_processes(_run_spawned_rank, (call, args), num_devices, context.timeout_s, context.folder)
 
@@ -309,6 +312,7 @@ class _RankTask:
     context: RunContext
     work: Callable[..., None]
     names: Mapping[str, str]  # what users call the parameters in messages
+    tells: bool  # whether the main rank says what takes long
 
 
 @guard_streams(log=True)
@@ -336,7 +340,7 @@ def _run_spawned_rank(index: int, pipe: Any, call: _RankTask, args: tuple[Any, .
         _configure_device(call.device_type, index, call.count)
         with translate_rendezvous_errors(place):
             columns = init_process_groups(call.device_type, call.address, place, call.count, waiting)
-        with translate_dist_errors(place):
+        with translate_dist_errors(place), tell_activities(call.tells and index == 0):
             rank = Rank(columns=columns, device=_make_device(call.device_type, index), stop=call.context.stop)
             _call_work(call.work, rank, args)
     except (AlexstreamError, OSError, RuntimeError) as error:

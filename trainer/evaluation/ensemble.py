@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexstream.core.text import quote_value
-from alexstream.pipeline.batch import DataFacts
+from alexstream.core.text import count_of, quote_value
+from alexstream.pipeline.batch import DataFacts, ImagePreprocessing
 from alexstream.trainer.checkpoint import Checkpoint, load_checkpoint
 from alexstream.trainer.errors import CheckpointError
 from alexstream.trainer.network.columns import Columns
@@ -57,6 +57,21 @@ class Ensemble:
     def augmentation(self) -> str:
         """The name of the augmentation, which determines the mean and the divisor of the input."""
         return str(self.states[0].data.get("augmentation", "paper"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by label; empty for checkpoints of the first versions."""
+        return tuple(self.states[0].data.get("classes", ()))
+
+    def require_preprocessing(self) -> ImagePreprocessing:
+        """Return what turns pictures into the input of the networks. Raises CheckpointError if none holds it."""
+        found = next((state.preprocessing for state in self.states if state.preprocessing is not None), None)
+        if found is None:
+            raise CheckpointError(
+                f"{self.paths[0]}: does not hold the mean image and the names of its classes, as later versions save "
+                "them; give the data set that it was trained on as `train`"
+            )
+        return found
 
     @property
     def equal_weights(self) -> tuple[float, ...]:
@@ -98,11 +113,11 @@ def _format_value(value: Any) -> str:
 def _describe_class_difference(here: list[str], there: list[str]) -> tuple[str, str]:
     """Describe two lists of classes by their lengths and, if these are equal, the first class that differs."""
     if here == there or len(here) != len(there):
-        return f"{len(here)} names", f"{len(there)} names"
+        return count_of(len(here), "name"), count_of(len(there), "name")
     i = next(i for i, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1])
     return (
-        f"{len(here)} names with {quote_value(here[i])} as number {i}",
-        f"{len(there)} names with {quote_value(there[i])} there",
+        f"{count_of(len(here), 'name')} with {quote_value(here[i])} as number {i}",
+        f"{count_of(len(there), 'name')} with {quote_value(there[i])} there",
     )
 
 

@@ -23,7 +23,13 @@ from alexstream.pipeline.batch import Batch, BatchSlice, DataFacts, TrainingData
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.evaluation.ensemble import Ensemble, fit_weights
 from alexstream.trainer.evaluation.nearest import choose_by_hash
-from alexstream.trainer.evaluation.scoring import Model, compute_log_probabilities, count_topk_places, mix_models
+from alexstream.trainer.evaluation.scoring import (
+    Model,
+    compute_log_probabilities,
+    count_topk_places,
+    format_chance,
+    mix_models,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +44,11 @@ class Score:
     top1: float
     top5: float
 
-    def to_text(self) -> str:
-        """Return ``validation loss 1.2345  top-1 56.78 %  top-5 90.12 %  (1600 images)``."""
+    def to_text(self, num_classes: int) -> str:
+        """Return ``loss 1.2345  top-1 56.78 % (chance 10 %)  top-5 90.12 % (chance 50 %)  (1,600 images)``."""
         return (
-            f"validation loss {self.loss:.4f}  top-1 {100 * self.top1:.2f} %  top-5 {100 * self.top5:.2f} %  "
-            f"({count_of(self.num_images, 'image')})"
+            f"loss {self.loss:.4f}  top-1 {100 * self.top1:.2f} % {format_chance(num_classes)}  "
+            f"top-5 {100 * self.top5:.2f} % {format_chance(num_classes, 5)}  ({count_of(self.num_images, 'image')})"
         )
 
 
@@ -176,18 +182,22 @@ class Assessment:
 
     def to_text(self, classes: Sequence[str] = ()) -> str:
         """Return text to print: weights if there are several, one line for each of ``classes``, the score last."""
-        rows = []
+        rows, num_classes = [], len(self.by_class)
         if len(self.paths) > 1:
             parts = zip(self.weights, self.paths, self.steps, strict=True)
             rows += [f"weight {weight:.4f}  {path} at step {step}" for weight, path, step in parts]
         if self.fit is not None and self.equal is not None:
             rows += [
-                f"weights fitted on {self.fit.num_images} other images: loss {self.fit.loss_fitted:.4f} there "
-                f"({self.fit.loss_equal:.4f} with equal weights)",
-                f"equal weights: {self.equal.to_text()}",
+                f"weights fitted on {count_of(self.fit.num_images, 'other image')}: loss "
+                f"{self.fit.loss_fitted:.4f} there ({self.fit.loss_equal:.4f} with equal weights)",
+                f"equal weights: validation {self.equal.to_text(num_classes)}",
             ]
-        rows += [_format_class_score(name, score) for name, score in zip(classes, self.by_class, strict=False)]
-        return "\n".join([*rows, self.score.to_text() + (", mean of ten views" if self.views == 10 else "")])
+        rows += [
+            f"{name}: {score.to_text(num_classes) if score else 'no images'}"
+            for name, score in zip(classes, self.by_class, strict=False)
+        ]
+        views = ", mean of ten views" if self.views == 10 else ""
+        return "\n".join([*rows, f"validation {self.score.to_text(num_classes)}{views}"])
 
     def to_dict(self, facts: DataFacts, *, per_class: bool = False) -> dict[str, Any]:
         """Return JSON values: losses in nats, accuracies from 0 to 1."""
@@ -205,15 +215,6 @@ class Assessment:
             empty = {"num_images": 0, "loss": None, "top1": None, "top5": None}
             found["classes"] = [{"class": name, **(asdict(score) if score else empty)} for name, score in scores]
         return found
-
-
-def _format_class_score(name: str, score: Score | None) -> str:
-    if score is None:
-        return f"{name}: no images"
-    return (
-        f"{name}: loss {score.loss:.4f}  top-1 {100 * score.top1:.2f} %  top-5 {100 * score.top5:.2f} %  "
-        f"({count_of(score.num_images, 'image')})"
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

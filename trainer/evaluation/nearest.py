@@ -1,9 +1,9 @@
 """Exact nearest-neighbor search by the activations of the last hidden layer, over a stream of batches.
 
-Compares the 4096 activations of the last hidden layer (section 6.1, figure 4), in test mode, by Euclidean distance.
+Compares the activations of the last hidden layer (section 6.1, figure 4), in test mode, by Euclidean distance.
 Holds one batch and the nearest samples so far in memory.
 
-Shape legend: N = images of a batch, Q = queries, D = activations (4096), k = nearest samples per query.
+Shape legend: N = images of a batch, Q = queries, D = activations (4096 at width 1), k = nearest samples per query.
 """
 
 from __future__ import annotations

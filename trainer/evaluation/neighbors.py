@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexstream.core.text import quote_value
+from alexstream.core.text import format_significant, quote_value
 from alexstream.pipeline.batch import Batch, BatchSlice, TrainingData
 from alexstream.trainer.errors import TrainError
 from alexstream.trainer.evaluation.evaluate import with_progress
@@ -90,7 +90,10 @@ class QueryResult:
     def to_text(self) -> str:
         """Return text to print: the query, then a line for each image found, with its distance."""
         rows = [f"{self.query.split.name} {self.query.key}  {self.query.class_name} ({self.query.label})"]
-        rows += [f"  {one.distance:10.4f}  {one.key}  {one.class_name} ({one.label})" for one in self.nearest]
+        rows += [
+            f"  {format_significant(one.distance):>10}  {one.key}  {one.class_name} ({one.label})"
+            for one in self.nearest
+        ]
         return "\n".join(rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +104,7 @@ class QueryResult:
     def pictures(self) -> tuple[CaptionedImage, list[CaptionedImage]]:
         """Return the pictures of one row of ``pictures.save_neighbors``: the query, and the images found."""
         return self.query.to_captioned(self.query.key), [
-            one.to_captioned(f"{one.distance:.2f}") for one in self.nearest
+            one.to_captioned(format_significant(one.distance)) for one in self.nearest
         ]
 
 

@@ -7,6 +7,7 @@ that matplotlib does not resample them.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from PIL import Image
 from alexstream.core.errors import OutputError
 from alexstream.core.extras import require_extra
 from alexstream.core.storage import check_target, publish_file
-from alexstream.core.text import shorten
+from alexstream.core.text import shorten, shorten_to_width
 from alexstream.trainer.checkpoint import describe_write_error
 from alexstream.trainer.errors import TrainError
+from alexstream.trainer.evaluation.fonts import draw_emoji, fit_fonts
 
 Uint8 = NDArray[np.uint8]
 DPI = 100
@@ -80,10 +82,10 @@ def check_picture_path(path: Path) -> None:
     check_target(path)
 
 
-def save_kernels(kernels_KCHW: NDArray[np.float32], columns: int, what: str, path: Path) -> None:
+def save_kernels(kernels_KCHW: NDArray[np.float32], columns: int, what: str, path: Path) -> str:
     """Draw first-layer kernels, one column above the other; ``what`` names the network.
 
-    Raises TrainError if ``path`` cannot be written or names no picture format.
+    Returns the letters that no font has. Raises TrainError if ``path`` cannot be written or names no picture format.
     """
     sheets = draw_kernel_sheets(kernels_KCHW, columns)
     count, channels, height, width = kernels_KCHW.shape
@@ -97,7 +99,7 @@ def save_kernels(kernels_KCHW: NDArray[np.float32], columns: int, what: str, pat
         canvas.draw_text(0, y, f"column {number}: {scale}", size=9)
         canvas.draw_image(0, y + 20, sheet.pixels_HWC)
         y += sheet.pixels_HWC.shape[0] + 40
-    canvas.save(path)
+    return canvas.save(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +116,12 @@ def make_thumbnail(pixels_SSC: Uint8) -> Uint8:
     return np.asarray(small)
 
 
-def save_neighbors(rows: Sequence[tuple[CaptionedImage, Sequence[CaptionedImage]]], what: str, path: Path) -> None:
+def save_neighbors(
+    rows: Sequence[tuple[CaptionedImage, Sequence[CaptionedImage]]], num_activations: int, what: str, path: Path
+) -> str:
     """Draw one row per query: the query, a gap, the images nearest to it; ``what`` names the network.
 
-    Raises TrainError if ``path`` cannot be written or names no picture format.
+    Returns the letters that no font has. Raises TrainError if ``path`` cannot be written or names no picture format.
     """
     step, tall, gap, top = THUMBNAIL_PX + 10, THUMBNAIL_PX + 46, 20, 76
     most = max(len(found) for _, found in rows)
@@ -125,19 +129,20 @@ def save_neighbors(rows: Sequence[tuple[CaptionedImage, Sequence[CaptionedImage]
     canvas.draw_text(0, 0, "Nearest training images by the last hidden layer", size=13)
     canvas.draw_text(0, 24, shorten(what, 90), size=9)
     canvas.draw_text(0, top - 20, "query", size=9)
-    canvas.draw_text(step + gap, top - 20, "nearest first, with the Euclidean distance of 4096 activations", size=9)
+    distance = f"nearest first, with the Euclidean distance of {num_activations:,} activations"
+    canvas.draw_text(step + gap, top - 20, distance, size=9)
     for number, (query, found) in enumerate(rows):
         y = top + number * tall
         canvas.draw_captioned(0, y, query)
         for place, one in enumerate(found):
             canvas.draw_captioned((1 + place) * step + gap, y, one)
-    canvas.save(path)
+    return canvas.save(path)
 
 
-def save_sheet(rows: Sequence[Sequence[CaptionedImage]], heading: str, what: str, path: Path) -> None:
+def save_sheet(rows: Sequence[Sequence[CaptionedImage]], heading: str, what: str, path: Path) -> str:
     """Draw images of one size in rows, without resampling; ``what`` says where they come from.
 
-    Raises TrainError if ``path`` cannot be written or names no picture format.
+    Returns the letters that no font has. Raises TrainError if ``path`` cannot be written or names no picture format.
     """
     side, top = rows[0][0].pixels_SSC.shape[0], 52
     step, tall = side + 10, side + 46
@@ -147,7 +152,7 @@ def save_sheet(rows: Sequence[Sequence[CaptionedImage]], heading: str, what: str
     for number, row in enumerate(rows):
         for place, one in enumerate(row):
             canvas.draw_captioned(place * step, top + number * tall, one, side)
-    canvas.save(path)
+    return canvas.save(path)
 
 
 class _Canvas:
@@ -179,17 +184,32 @@ class _Canvas:
         self.draw_image(x - 1, y - 1, frame)
         self.draw_image(x, y, make_thumbnail(one.pixels_SSC) if side == THUMBNAIL_PX else one.pixels_SSC)
         for number, line in enumerate(one.lines):
-            self.draw_text(x, y + side + 3 + 15 * number, shorten(line, round(0.16 * side)), size=8)
+            self.draw_text(x, y + side + 3 + 15 * number, shorten_to_width(line, round(0.16 * side)), size=8)
 
-    def save(self, path: Path) -> None:
-        """Write the picture, whole or not at all. Raises TrainError if that cannot be done."""
-        content = io.BytesIO()
+    def save(self, path: Path) -> str:
+        """Write the picture, whole or not at all; return the letters that no font has. Raises TrainError.
+
+        In an SVG text stays text, for which whoever shows it finds the letters.
+        """
+        content, form = io.BytesIO(), path.suffix[1:].lower()
         try:
-            self._figure.savefig(content, dpi=DPI, format=path.suffix[1:].lower())
+            missing = self._render(content, form)
             publish_file(path, content.getvalue())
         except (OutputError, ValueError) as error:
             why = describe_write_error(error) if isinstance(error, OutputError) else error
             raise TrainError(f"cannot write the picture {path}: {why}") from error
+        return missing
+
+    def _render(self, content: io.BytesIO, form: str) -> str:
+        from matplotlib import rc_context
+
+        fonts, is_text = fit_fonts(self._figure), form in ("svg", "svgz")
+        with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the letters are returned
+            if fonts.emoji_letters and not is_text:
+                draw_emoji(self._figure, fonts)
+            self._figure.savefig(content, dpi=DPI, format=form)
+        return "" if is_text else fonts.missing
 
 
 def _format_weight(weight: float) -> str:

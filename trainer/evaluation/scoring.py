@@ -58,6 +58,16 @@ def compute_topk_credit(log_probabilities_NK: torch.Tensor, labels_N: torch.Tens
     return won.double() / tied.clamp(min=1)
 
 
+def compute_chance(num_classes: int, k: int = 1) -> float:
+    """Compute the top-``k`` accuracy of guessing among so many classes, from 0 to 1."""
+    return min(1.0, k / num_classes)
+
+
+def format_chance(num_classes: int, k: int = 1) -> str:
+    """Format ``compute_chance`` to stand behind an accuracy: ``(chance 0.5 %)``."""
+    return f"(chance {100 * compute_chance(num_classes, k):.3g} %)"
+
+
 def select_top_classes(log_probabilities_NK: torch.Tensor, count: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the most probable classes, int64 (N, count or K), and their probabilities; ties by ascending class."""
     ordered, classes = log_probabilities_NK.sort(dim=1, descending=True, stable=True)

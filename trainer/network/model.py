@@ -63,7 +63,7 @@ class AlexNet(nn.Module):
         return self.columns.sum(F.linear(x, weight)) + bias
 
     def features(self, images_NCHW: torch.Tensor, step: int | None = None) -> torch.Tensor:
-        """Return this process's share of the 4096 activations of the last hidden layer, (N, 4096 or 2048)."""
+        """Return this process's share of the activations of the last hidden layer: at width 1, (N, 4096 or 2048)."""
         x = images_NCHW.to(self._weight_and_bias("fc8")[0].dtype, memory_format=torch.channels_last)
         x = F.pad(x, (0, 3, 0, 3))
         for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6"):

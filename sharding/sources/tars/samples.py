@@ -86,7 +86,6 @@ def _make_sample(
     tar: str, key: str, members: Sequence[ArchiveMember], contents: ReadContent, tally: _SampleCounts
 ) -> _GroupResult:
     images = [member for member in members if _get_kind(member) in IMAGE_EXTENSIONS]
-    images.sort(key=lambda image: "." in _get_extension(image))  # a.mask.png is not the image if there is an a.png
     paired = _find_labeled_images(images, members, contents, tar)
     if len(paired) > 1:
         one, two = list(paired.values())[:2]

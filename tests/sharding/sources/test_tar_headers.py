@@ -54,3 +54,12 @@ def test_a_tar_within_a_file_ends_where_it_should_though_the_file_goes_on():
     inner = tar_bytes([("a", b"1"), ("b", b"2")])
     with pytest.raises(SourceError, match="ends at byte 1,124 inside a header, after 'a'"):
         walked(inner, end=1124)  # the header of b lies at 1,024, and all of it is there
+
+
+@pytest.mark.parametrize("size", [b"-0000000512\0", b"00000000008\0", b"0x000000020\0", b"+0000000010\0"])
+def test_a_size_that_is_no_octal_number_is_refused(size):
+    """Python's ``int`` would take a sign: a walk that steps back never ends."""
+    block = header("one", 1)
+    block[124:136] = size
+    with pytest.raises(SourceError, match="the header at byte 0 has no valid size"):
+        walked(with_checksum(block) + bytes(1536))

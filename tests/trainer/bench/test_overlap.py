@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from alexstream.core.measure import Spread
+from alexstream.core.text import format_duration
 from alexstream.pipeline.batch import Batch, DataFacts, StageTimes
 from alexstream.pipeline.decode import fused
 from alexstream.trainer.bench.overlap import (
@@ -22,6 +23,7 @@ from alexstream.trainer.bench.overlap import (
     OverlapResult,
     RateSweep,
     WaitTimes,
+    choose_size,
     measure_consumer,
     measure_rates,
 )
@@ -90,6 +92,36 @@ def test_every_kind_gets_its_rounds_and_only_live_steps_are_looked_at():
     assert found.cost_of_data.n == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "step_s", "expected", "minutes"),
+    [
+        ({}, 0.2, (7, 20), 7 * 25 * 3 * 0.2 / 60),
+        ({}, 1.0, (3, 5), 3 * 10 * 3 * 1.0 / 60),
+        ({}, 0.5, (3, 10), 3 * 15 * 3 * 0.5 / 60),
+        ({}, 30.0, (3, 3), 3 * 8 * 3 * 30 / 60),  # too slow for two minutes: the least that has an interval
+        ({"rounds": 7, "steps": 20}, 1.9, (7, 20), 7 * 25 * 3 * 1.9 / 60),  # what is asked for is done
+        ({"rounds": 7}, 0.9, (7, 3), 7 * 8 * 3 * 0.9 / 60),
+        ({"steps": 50}, 0.5, (3, 50), 3 * 55 * 3 * 0.5 / 60),
+        ({"shares": (0.5, 1.0)}, 0.1, (7, 20), 7 * 25 * 4 * 0.1 / 60),  # at half the rate a step takes twice as long
+    ],
+)
+def test_a_measurement_fits_into_two_minutes_and_says_its_plan(given, step_s, expected, minutes):
+    options, plan = choose_size(OverlapOptions(**given), step_s)
+    assert (options.rounds, options.steps) == expected
+    rounds, steps = expected
+    assert f"3 {'rates' if given.get('shares') else 'kinds'} x {rounds} rounds x {steps + 5} steps" in plan
+    assert plan.split("about ")[1].split(";")[0] == format_duration(60 * minutes)
+    assert minutes <= 2 or step_s == 30.0 or given
+
+
+def test_the_plan_is_said_before_anything_is_measured(sample_shards):
+    words = ["bench", "overlap", sample_shards, "--batch-size", 8, "--consumer", 200, "--steps", 2, "--rounds", 1]
+    done = forked_commands.run(words, forked_ranks=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("3 kinds x 1 round x 7 steps, 5 of them to warm up; about ")
+    assert forked_commands.run([*words, "--quiet"], forked_ranks=True).stderr == ""
+
+
 def test_costs_are_the_ratios_of_the_rounds():
     live = WaitTimes(waits_s=[0.1, 0.3], elapsed_s=2.0, stages=DECODE + DECODE)
     found = OverlapResult(batch_size=64, live_s=[1.5, 3.0], cached_s=[1.0, 2.0], plain_s=[1.5, 3.0], live=live)
@@ -156,7 +188,7 @@ def slow(tmp_path_factory):
     return folder / "slow.so"
 
 
-def measured(shards, *words, steps=4, rounds=3, **environment):
+def measured(shards, *words, steps=3, rounds=2, **environment):
     command = ["bench", "overlap", "--data", shards, "--batch-size", "8", *words]
     command += ["--steps", steps, "--rounds", rounds, "--json", "--quiet"]
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
