@@ -177,8 +177,8 @@ def shard(list_classes: bool, dry_run: bool, quiet: bool, **given: Any) -> None:
         test, eval …), in folders or tars; val/ may be flat, next to a devkit or Kaggle's table
       - ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and the devkit (.tar.gz or unpacked) in one folder
       - Kaggle's ILSVRC/Data/CLS-LOC, or its tar, with LOC_synset_mapping.txt and LOC_val_solution.csv
-      - images without class folders, in folders or tars, with --labels FILE, or next to train.csv, labels.csv or
-        val_annotations.txt
+      - images without class folders, in folders or tars, with --labels FILE; in folders also next to train.csv,
+        labels.csv or val_annotations.txt
       - Hugging Face Parquet files; WebDataset tars; a data set made by this program, to convert it again
       - a list of WebDataset tars: train-{000..146}.tar, a.tar::b.tar, or, with --fetch, web addresses and pipe:COMMAND
 

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from alexstream.core.errors import BadImageError
 from alexstream.sharding.images import png
+from alexstream.sharding.images.metadata import cut_metadata
 
 READS_AVIF = "avif" in features.modules and features.check("avif")  # Pillow's wheels do, since 11.3
 FORMATS = ("PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", *(("AVIF",) if READS_AVIF else ()))
@@ -63,7 +64,7 @@ def open_non_jpeg(data: bytes, notes: list[str]) -> Image.Image:
 
     The first note appended to ``notes`` is the format.
     """
-    image, found = _open_png(data) if data.startswith(png.MAGIC) else _load_by_pillow(data)
+    image, found = _open_png(data) if data.startswith(png.MAGIC) else _open_other(data)
     _refuse_inverted_tiff(image)
     notes += found
     return image
@@ -85,6 +86,21 @@ def _open_png(data: bytes) -> tuple[Image.Image, list[str]]:
             image, notes = _load_by_pillow(reading)
             return image, [*notes, *chunks.notes, png.UNREADABLE]
     raise refusal
+
+
+def _open_other(data: bytes) -> tuple[Image.Image, list[str]]:
+    """Open a file that is neither JPEG nor PNG; without its metadata where that alone hinders."""
+    try:
+        return _load_by_pillow(data)
+    except BadImageError as error:
+        if error.reason != "corrupt" or (cut := cut_metadata(data)) is None:
+            raise
+        refusal = error
+    try:
+        image, notes = _load_by_pillow(cut)
+    except BadImageError:
+        raise refusal from None
+    return image, [*notes, png.DAMAGED]
 
 
 def _load_by_pillow(data: bytes) -> tuple[Image.Image, list[str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of
+from alexstream.sharding.sources.compressed import COMPRESSED, check_split_archives, is_compressed
 from alexstream.sharding.sources.files import (
     TEST_IMAGES,
     FolderItem,
@@ -26,9 +27,11 @@ from alexstream.sharding.sources.files import (
     walk_files,
 )
 from alexstream.sharding.sources.folder import FOLDER_OF_TARS, OUTSIDE_CLASSES, DiskTree
+from alexstream.sharding.sources.folder_tree import TAR_LEVEL, FolderTree
 from alexstream.sharding.sources.parquet import count_image_rows
+from alexstream.sharding.sources.readings import list_readings
 from alexstream.sharding.sources.split_words import splits_of_folders
-from alexstream.sharding.sources.structure import TAR_LEVEL, FolderTree, LayoutOptions, detect_layout, list_readings
+from alexstream.sharding.sources.structure import LayoutOptions, detect_layout
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.types import DetectedSource, Entry, Excluded, SplitLister, map_listing, with_left_out
 
@@ -143,8 +146,14 @@ def _archives_error(root: Path, found: DetectedSource, names: Sequence[str]) -> 
     )
 
 
-def check_files_beside(root: Path, listed: Sequence[FolderItem], found: DetectedSource) -> None:
-    """Raise SourceError for a Parquet file, or a tar beside data sets of ours, with images that are not read."""
+def check_files_beside(root: Path, listed: Sequence[FolderItem], found: DetectedSource, choice: LayoutOptions) -> None:
+    """Raise SourceError for a Parquet file, or a tar beside data sets of ours, with images that are not read.
+
+    Also for a compressed archive that is named for a split that is not there.
+    """
+    if found.tells_splits and choice.level is None and choice.picked not in found.splits:
+        folders = splits_of_folders(item.name for item in listed if item.is_dir).values()
+        check_split_archives(root, listed, [*found.splits, *(split for split in folders if split)])
     if found.kind not in ("archives", "webdataset"):
         return
     of_data_sets = bool(found.read) and not found.read[0].endswith(".tar")
@@ -189,6 +198,8 @@ def _explain(path: Path, reason: str) -> str:
         return folder_reason(path)
     if reason != OUTSIDE_CLASSES:
         return reason
+    if is_compressed(path.name):
+        return COMPRESSED
     kind = "an archive" if path.name.lower().endswith(".tar") else "a Parquet file"
     count = _count_images_in(path)
     return f"in {kind} beside what is read ({count_of(count, 'file')})" if count else reason

@@ -21,6 +21,12 @@ from alexstream.sharding.sources.beside import (
     replace_reasons,
     resolve_folders_beside,
 )
+from alexstream.sharding.sources.compressed import (
+    COMPRESSED,
+    check_class_archives,
+    check_split_archives,
+    is_compressed,
+)
 from alexstream.sharding.sources.files import (
     TEST_IMAGES,
     FolderItem,
@@ -34,7 +40,8 @@ from alexstream.sharding.sources.files import (
     select_files,
     test_notice,
 )
-from alexstream.sharding.sources.folder import DiskTree, list_class_folders, loose_file_reason
+from alexstream.sharding.sources.folder import DiskTree, list_split_folder, loose_file_reason
+from alexstream.sharding.sources.folder_tree import TAR_LEVEL
 from alexstream.sharding.sources.foreign_formats import refuse_foreign, refuse_foreign_file
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.archives import (
@@ -55,8 +62,9 @@ from alexstream.sharding.sources.labels.split_lists import find_split_lists
 from alexstream.sharding.sources.labels.table_audit import AuditOptions, audit_tables
 from alexstream.sharding.sources.labels.tables_beside import detect_tables_beside
 from alexstream.sharding.sources.parquet import detect_parquet
+from alexstream.sharding.sources.readings import format_options
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
-from alexstream.sharding.sources.structure import TAR_LEVEL, LayoutOptions, SplitFolder, detect_layout, format_options
+from alexstream.sharding.sources.structure import LayoutOptions, SourceLayout, SplitFolder, detect_layout
 from alexstream.sharding.sources.tars.kind import FOLDER_KINDS, detect_tar_kind, detect_tar_kinds
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.tars.packed import LabelSources
@@ -92,7 +100,7 @@ def detect_source(
     that is missing, empty, truncated or of unknown form, that lacks labels, or whose folders can be interpreted in
     several ways.
     """
-    choice = LayoutOptions(level=classes_at, classes=tuple(classes or ()), split=split)
+    choice = LayoutOptions(level=classes_at, classes=tuple(classes or ()), split=split, picked=split)
     root = as_path(src)
     if not root.exists():
         raise SourceError(f"source folder {root} does not exist; give `source` a folder with one folder per class")
@@ -122,7 +130,7 @@ def _resolve_folders_beside(source: _SourceFolder, found: DetectedSource, asked:
     ``asked``: the source as the caller gave it, where it is a folder above.
     """
     root, listed, choice = source
-    check_files_beside(root, listed, found)
+    check_files_beside(root, listed, found, choice)
     kit = find_devkit(root, listed) if found.unread else None
     return resolve_folders_beside(
         root,
@@ -270,6 +278,8 @@ def _skip_reason(item: FolderItem, kit: NamedDevkit, kinds: Mapping[str, str]) -
         return _REASONS_WITHOUT_NOTICE[1]
     if item.name in kinds:
         return skip_reason(kinds[item.name], item.name)
+    if is_compressed(item.name):
+        return COMPRESSED
     return "image without a label, in no class folder" if is_image_name(item.name) else "no archive of images"
 
 
@@ -341,47 +351,65 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
     layout = detect_layout(DiskTree(root), str(root), unsaid)
     if "" in layout.branches:
         return _detect_one_split(root, listed, layout.branches[""], choice)
-    splits = {split: branch.path for split, branch in layout.branches.items()}
+    folders = layout.list_folders()
     above = root.joinpath(*layout.above)
+    if choice.level is None and choice.picked not in layout.branches:
+        for depth in range(len(layout.above) + 1):
+            place = root.joinpath(*layout.above[:depth])
+            check_split_archives(place, list_items(place), list(layout.branches))
     kit = find_devkit(root, listed) or (find_devkit(above, list_items(above)) if above != root else None)
     made: dict[str, SplitLister] = {}
-    left: Excluded = []
-    notices: list[str] = []
+    left, notices = _leave_out(root, layout)
     for split, branch in layout.branches.items():
-        name = "/".join(branch.path)
-        if split == "test" and branch.flat:
-            inside = files_below(root / name, name, TEST_IMAGES)
-            left += inside
-            notices.append(test_notice(f"{name}/", inside))
-        else:
+        if not (split == "test" and branch.flat):
             made[split] = _make_split_lister(root, branch, split, kit, choice)
-    notices += _same_folders(root, {split: splits[split] for split in made})
-    left += _list_skipped_above(root, list(splits.values()), kit)
+    ways = [path for split in made for path, _ in layout.branches[split].list_folders()]
+    notices += _same_folders(root, ways)
+    left += _list_skipped_above(root, [*folders, *layout.left_out], kit)
     notices += [f"{name}/: left out: {why}" for name, why in left if why == NO_IMAGES]
-    named = ", ".join("/".join((*splits[split], "")) for split in made)
+    named = ", ".join("/".join((*path, "")) for path in ways)
     says = f"one folder per class ({named}{_describe_kit(kit)})"
     found = with_left_out(DetectedSource(kind="folder", description=says, splits=made), left, notices)
-    top = root.joinpath(*next(iter(splits.values()))[: len(layout.above) + 1])
-    return audit_tables(found, root, list(splits.values()), _audit_options(top, choice, kit))
+    first = [path for path, _ in next(iter(layout.branches.values())).list_folders()]
+    tops = [root.joinpath(*path[: len(layout.above) + 1]) for path in first]
+    return audit_tables(found, root, folders, _audit_options(tops, choice, kit))
 
 
-def _audit_options(top: Path, choice: LayoutOptions, kit: NamedDevkit = None) -> AuditOptions:
+def _leave_out(root: Path, layout: SourceLayout) -> tuple[Excluded, list[str]]:
+    """List with reasons the images that lie beside those of the splits, with a notice for each folder."""
+    left: Excluded = []
+    notices: list[str] = []
+    branch = layout.branches.get("test")
+    for path, _ in branch.list_folders() if branch and branch.flat else []:
+        name = "/".join(path)
+        inside = files_below(root / name, name, TEST_IMAGES)
+        left += inside
+        notices.append(test_notice(f"{name}/", inside))
+    for path, why in layout.left_out.items():
+        name = "/".join(path)
+        inside = files_below(root / name, name, why)
+        left += inside
+        notices.append(f"{name}/: left out: {count_of(sum(own == why for _, own in inside), 'file')}: {why}")
+    return left, notices
+
+
+def _audit_options(tops: Sequence[Path], choice: LayoutOptions, kit: NamedDevkit = None) -> AuditOptions:
     """Return what is compared with tables beside the folders: not what the caller has chosen.
 
-    The level of ``--classes-at`` counts from ``top``.
+    The level of ``--classes-at`` counts from each of ``tops``.
     """
     return AuditOptions(
-        readings=format_options(DiskTree(top)),
+        readings=format_options(*map(DiskTree, tops)),
         check_classes=choice.level is None and kit is None,
         check_splits=not choice.split and kit is None,
     )
 
 
-def _same_folders(root: Path, splits: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Say which splits are one folder, by links."""
+def _same_folders(root: Path, ways: Sequence[tuple[str, ...]]) -> list[str]:
+    """Say which folders of splits are one folder, by links."""
     if not isinstance(root, Path):
         return []
-    real = {"/".join(path): os.path.realpath(root.joinpath(*path)) for path in splits.values()}
+    real = {"/".join(path): os.path.realpath(root.joinpath(*path)) for path in ways}
     return [
         f"{one}/ and {two}/ lead to the same folder: both splits have its images"
         for one, two in combinations(real, 2)
@@ -410,18 +438,11 @@ def _make_split_lister(
     folder = root / name
     if split == "val" and branch.flat and has_flat_val_images(folder):
         return partial(list_flat_folder, folder, name, _find_val_labels(folder, kit, root))
-    if select_files(list_items(folder), ".tar"):
+    if not branch.parts and select_files(list_items(folder), ".tar"):
         return _make_inner_lister(root, name, split, kit, choice)
     if branch.flat:
         return partial(_raise_no_labels, folder, split)
-    return partial(_list_class_folders, folder, branch, split, kit)
-
-
-def _list_class_folders(
-    folder: Path, branch: SplitFolder, split: str, kit: NamedDevkit, log: ListingLog
-) -> SourceSplit:
-    found = list_class_folders(folder, "/".join(branch.path), split, kit[1] if kit else None, branch.level, log)
-    return replace(found, readings=branch.readings)
+    return partial(list_split_folder, root, branch, split, kit[1] if kit else None)
 
 
 def _raise_no_labels(folder: Path, split: str, log: ListingLog) -> SourceSplit:
@@ -447,11 +468,13 @@ def _detect_one_split(
         _refuse_nested_files(root)
     split = split_of_word(root.name) or choice.split or _infer_source_split(root)
     inside = f"{'/'.join(branch.path)}/ as " if branch.path else ""
-    lister: SplitLister = partial(_list_class_folders, root.joinpath(*branch.path), branch, split, None)
+    lister: SplitLister = partial(list_split_folder, root, branch, split, None)
     made, says = {split: lister}, f"one folder per class ({inside}{split})"
     told_by_name = split_of_word(root.name) or any(map(split_of_file, branch.path))
     options = f"{format_options(DiskTree(root))}, all as {choice.split or 'train'} unless `split` says another"
     decided = choice.level is not None
+    if not decided:
+        _check_class_archives(root, branch.path)
     lists = None if told_by_name else find_split_lists(root, branch.path, options, decided=decided)
     if lists is not None and not lists.left_aside:
         folders = f"{'/'.join(branch.path)}/, with " if branch.path else ""
@@ -462,7 +485,16 @@ def _detect_one_split(
     notices = [f"{name}/: left out: {why}" for name, why in left if why == NO_IMAGES]
     if lists is not None and lists.left_aside:
         notices.append(f"{lists.describe()}: its splits are left aside, and all images are {split}")
-    return audit_tables(with_left_out(found, left, notices), root, [branch.path], _audit_options(root, choice))
+    return audit_tables(with_left_out(found, left, notices), root, [branch.path], _audit_options([root], choice))
+
+
+def _check_class_archives(root: Path, way: Sequence[str]) -> None:
+    """Raise SourceError for a compressed archive beside class folders, or above them, that may be a class."""
+    for depth in range(len(way) + 1):
+        place = root.joinpath(*way[:depth])
+        listed = list_items(place)
+        known = [place.name, *(item.name for item in listed if item.is_dir)]
+        check_class_archives(place, listed, known, format_options(DiskTree(root)))
 
 
 def _infer_source_split(root: Path) -> str:

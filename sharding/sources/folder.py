@@ -6,6 +6,7 @@ Only names are examined here; whether a file is an image is decided from its con
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +29,11 @@ from alexstream.sharding.sources.files import (
     resolve_link,
     walk_files,
 )
+from alexstream.sharding.sources.folder_tree import LAST_LEVEL, FolderTree
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit
-from alexstream.sharding.sources.structure import LAST_LEVEL, FolderTree
+from alexstream.sharding.sources.split_words import InnerSplits
+from alexstream.sharding.sources.structure import SplitFolder
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.types import Entry, ListingLog, SourceSplit
 
@@ -122,9 +125,23 @@ def list_class_folders(
 
     ``level``: 1 for class folders directly in ``folder``, LAST for the folders that contain the images.
     """
-    classes = list(_iter_class_folders(folder, prefix, level, log))
+    return _make_split(list(_iter_class_folders(folder, prefix, level, log)), level, split, devkit, log)
+
+
+def list_split_folder(
+    root: Path, branch: SplitFolder, split: str, devkit: Devkit | None, log: ListingLog
+) -> SourceSplit:
+    """List the images of a split's class folders in the source ``root``."""
+    places = [(root.joinpath(*path), "/".join(path), level) for path, level in branch.list_folders()]
+    classes = [found for place in places for found in _iter_class_folders(*place, log)]
+    return replace(_make_split(classes, branch.level, split, devkit, log), readings=branch.readings)
+
+
+def _make_split(
+    classes: Sequence[_ClassFolder], level: int, split: str, devkit: Devkit | None, log: ListingLog
+) -> SourceSplit:
     return SourceSplit(
-        entries=ilsvrc.check_counts(_iter_entries(classes, level, log), split, log),
+        entries=ilsvrc.check_counts(_iter_entries(classes, level, split, log), split, log),
         classes=_sort_classes({found.name for found in classes}),
         ilsvrc2012_ids=devkit.ids if devkit else {},
         class_names=devkit.names if devkit else {},
@@ -140,7 +157,10 @@ class _ClassFolder(NamedTuple):
 def _iter_class_folders(
     folder: Path, prefix: str, level: int, log: ListingLog, *, is_class: bool = False
 ) -> Iterator[_ClassFolder]:
-    """Yield the class folders; the same class may occur more than once.
+    """Yield the class folders in ``folder``; the same class may occur more than once.
+
+    ``prefix`` is its path relative to the source. ``level``: 1 for class folders directly in it, LAST for the folders
+    that contain the images.
 
     Files above the class folders are recorded in ``log``, except in a folder that is itself a class.
     """
@@ -179,8 +199,8 @@ def _sort_classes(classes: Iterable[str]) -> tuple[str, ...] | None:
     return tuple(sorted(classes, key=lambda name: (int(name) if numbers else 0, name))) or None
 
 
-def _iter_entries(classes: Sequence[_ClassFolder], level: int, log: ListingLog) -> Iterator[Entry]:
-    links = LinkFollower()
+def _iter_entries(classes: Sequence[_ClassFolder], level: int, split: str, log: ListingLog) -> Iterator[Entry]:
+    links, inner = LinkFollower(), InnerSplits(split)
     for wnid, folder, path in classes:
         links.enter(folder, path)
         for file, reason in (
@@ -192,8 +212,9 @@ def _iter_entries(classes: Sequence[_ClassFolder], level: int, log: ListingLog) 
             if reason:
                 log.exclude(file, reason)
             else:
+                inner.add(file, len(path))
                 yield Entry(wnid, wnid + file[len(path) :], file, file)
-    log.notices.extend(links.notices)
+    log.notices.extend(links.notices + inner.describe())
     log.inodes = links.inodes
 
 

@@ -376,16 +376,44 @@ def _iter_rows_of_split(
 
 
 def _iter_rows(root: Path, names: Sequence[str], columns: ImageColumns) -> Iterator[_ParquetRow]:
+    """Yield the rows of files. Raises SourceError for a file of other ``columns`` or classes."""
     wanted = [name for name in (columns.path, columns.label) if name]
     for name in names:
         with _open_file(root, name) as file:
-            if find_columns(file.schema) != columns:
-                raise SourceError(f"{root / name}: its columns or class names are not those of the other files")
+            if (own := find_columns(file.schema)) != columns:
+                raise _columns_error(root / name if root.is_dir() else root, own, columns)
             number = 0
             for group in range(file.num_row_groups):
                 for row, (path, label) in enumerate(_iter_values(file, group, wanted, columns, root / name)):
                     yield _ParquetRow(name, group, row, path, label, number)
                     number += 1
+
+
+def _columns_error(path: Path, own: ImageColumns | None, others: ImageColumns) -> SourceError:
+    """Return the error for a file whose columns or names of classes are not those of the files before it."""
+    if own is not None and own.label == others.label and own.class_names != others.class_names:
+        what, mine, theirs = "names of classes", _list_classes(own), _list_classes(others)
+        remedy = "write it with the names and numbers of the others"
+    else:
+        what, mine, theirs = "columns", _list_columns(own), _list_columns(others)
+        remedy = "rename its columns as in the others"
+    return SourceError(
+        f"{path}: its {what} are not those of the files read before it: received {mine}, expected {theirs}; {remedy}, "
+        f"move it away, or give `source` {path} for that file alone"
+    )
+
+
+def _list_classes(columns: ImageColumns) -> str:
+    names = list(map(quote_value, columns.class_names))
+    more = [f"… ({len(names)} in all)"] if len(names) > 5 else []
+    return f"{', '.join([*names[:5], *more])} for 0, 1 …" if names else "numbers without names"
+
+
+def _list_columns(columns: ImageColumns | None) -> str:
+    if columns is None:
+        return "no column of images"
+    names = f" (names in {quote_value(columns.path)})" if columns.path else ""
+    return f"images in {quote_value(columns.image)}{names} and labels in {quote_value(columns.label or 'no column')}"
 
 
 def _iter_values(

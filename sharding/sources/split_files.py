@@ -14,6 +14,7 @@ from typing import NamedTuple
 from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of, quote_value
 from alexstream.sharding.dataset_v1.layout import SPLITS
+from alexstream.sharding.sources.compressed import COMPRESSED, is_compressed
 from alexstream.sharding.sources.files import is_image_name, is_system, list_items, select_files
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
 
@@ -84,6 +85,8 @@ def skip_reason_beside(path: str) -> str:
     name = path.rpartition("/")[2]
     if is_system(name):
         return "system file"
+    if is_compressed(name):
+        return COMPRESSED
     return "image without a label, in no class folder" if is_image_name(name) else "beside the shards, no image"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from alexstream.core.text import count_of
+
 _WORDS = {
     "train": ("train", "training", "trn", "trainset"),
     "val": ("val", "valid", "validation", "validate", "validating", "dev", "development"),
@@ -20,6 +22,7 @@ _NEUTRAL = (
     "ilsvrc imagenet cls loc clsloc det classification class classes labeled labelled frames"
 )
 _NEUTRAL_WORDS = frozenset(_NEUTRAL.split())
+_UNLABELLED_WORDS = frozenset(("pred", "preds", "predict", "prediction", "predictions", "unlabeled", "unlabelled"))
 _SIZE = re.compile(r"\d*[a-z]?\d*|\d+x\d+|imagenet\d+k|in\d+k|v\d+")
 _COMPOUND = re.compile(rf"({'|'.join(_SPLIT_OF)})(?:set|data|images?|imgs?|dir|folder|s?split)")
 
@@ -35,6 +38,14 @@ def split_of_word(word: str) -> str | None:
     splits = {split for chunk in chunks if (split := _match_split(chunk))}
     told = all(_match_split(chunk) or chunk in _NEUTRAL_WORDS or _SIZE.fullmatch(chunk) for chunk in chunks)
     return splits.pop() if len(splits) == 1 and told else None
+
+
+def is_unlabelled_name(name: str) -> bool:
+    """Return whether a folder name says that its images have no labels: ``seg_pred``, ``unlabeled2017``."""
+    chunks = [chunk.strip("0123456789") for chunk in _tokenize(name)]
+    told = [chunk for chunk in chunks if chunk in _UNLABELLED_WORDS]
+    others = (chunk for chunk in chunks if chunk and chunk not in told)
+    return bool(told) and all(chunk in _NEUTRAL_WORDS or _match_split(chunk) for chunk in others)
 
 
 def split_of_file(name: str) -> str | None:
@@ -57,6 +68,36 @@ def _match_split(chunk: str) -> str | None:
     bare = chunk.strip("0123456789")
     joined = _COMPOUND.fullmatch(bare)
     return _SPLIT_OF[joined[1]] if joined else _SPLIT_OF.get(bare)
+
+
+class InnerSplits:
+    """The folders inside class folders that are called like another split than that which the images are in."""
+
+    def __init__(self, split: str) -> None:
+        """Store the split that the images are in."""
+        self._split = split
+        self._told: dict[str, bool] = {}  # by folder
+        self._count, self._first = 0, ""
+
+    def add(self, path: str, start: int) -> None:
+        """Count an image by its path; ``start`` is where the class folder ends in it."""
+        folder = path[: path.rfind("/")]
+        if len(folder) <= start:
+            return
+        if (told := self._told.get(folder)) is None:
+            splits = {split_of_word(name) for name in folder[start:].split("/")} - {None, self._split}
+            told = self._told[folder] = bool(splits)
+        if told:
+            self._count, self._first = self._count + 1, self._first or folder
+
+    def describe(self) -> list[str]:
+        """Return a notice if there are such images."""
+        if not self._count:
+            return []
+        return [
+            f"{self._first}/: {count_of(self._count, 'image')} in class folders and below folders called like another "
+            f"split, read as {self._split}"
+        ]
 
 
 def splits_of_folders(names: Iterable[str]) -> dict[str, str | None]:

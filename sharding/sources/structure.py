@@ -6,86 +6,42 @@ several interpretations, SourceError lists each with the option that selects it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from alexstream.core.errors import SourceError
-from alexstream.core.text import count_of, normalize_nfc
+from alexstream.core.text import normalize_nfc, quote_value
+from alexstream.sharding.sources.folder_tree import LAST_LEVEL, MAX_LEVEL, TAR_LEVEL, FolderTree, list_level
 from alexstream.sharding.sources.imagenet import ilsvrc
-from alexstream.sharding.sources.split_words import split_of_file, split_of_word, splits_of_folders
+from alexstream.sharding.sources.readings import (
+    abbreviate,
+    are_parts_of_split,
+    check_classes,
+    find_split_above,
+    format_options,
+    format_reading,
+    format_single_class_options,
+    is_image_folder_name,
+    join_path,
+)
+from alexstream.sharding.sources.split_words import is_unlabelled_name, split_of_file, split_of_word, splits_of_folders
 
-LAST_LEVEL = -1  # stands for the level of the folders that contain the images
-TAR_LEVEL = 0  # stands for the tar's own name as the class
-_MAX_LEVEL = 6  # levels tried for interpretations
-_IMAGE_FOLDER_WORDS = (
-    "image images img imgs photo photos picture pictures pics jpg jpeg jpegs jpegimages png files data raw"
-)
-_COMPANION_WORDS = "mask masks annotation annotations label labels bbox bboxes segmentation segmentations"
-_PART = re.compile(
-    r"((?:.*[^a-z])?(?:part|batch|chunk|shard|fold|folder|dir|image|img|photo|picture|data|dataset|piece|archive)s?)"
-    r"(?:[-_ .]*\d+|[-_ .]+[a-z])"
-)
-_IMAGE_FOLDER_NAMES, _COMPANION_NAMES = frozenset(_IMAGE_FOLDER_WORDS.split()), frozenset(_COMPANION_WORDS.split())
+UNLABELLED = "image without a label, by the name of its folder"  # a reason to leave it out
+BESIDE_SPLITS = "in a folder beside those of the splits"  # likewise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutOptions:
-    """The caller's decisions: level of the class folders (None: not given), class names, name of an unnamed split."""
+    """The caller's decisions: level of the class folders (None: not given), class names, name of an unnamed split.
+
+    ``picked``: the split that the caller wants of several; in ``split`` it may be what the name of a tar says.
+    """
 
     level: int | None = None
     classes: Sequence[str] = ()
     split: str = ""
-
-
-class FolderTree:
-    """A folder and its contents, without system files."""
-
-    @property
-    def folders(self) -> Mapping[str, FolderTree]:
-        """Subfolders by name."""
-        raise NotImplementedError
-
-    @property
-    def has_images(self) -> bool:
-        """True if it contains images directly."""
-        raise NotImplementedError
-
-    @property
-    def tables(self) -> Sequence[str]:
-        """Names of the tables in it, which may hold labels."""
-        raise NotImplementedError
-
-    @property
-    def is_empty(self) -> bool:
-        """True if it contains no file at any depth."""
-        raise NotImplementedError
-
-    @property
-    def has_tars(self) -> bool:
-        """True if it contains tars directly."""
-        return False
-
-    @property
-    def is_on_disk(self) -> bool:
-        """True if it may be a source by itself, which a folder in a tar may not."""
-        return True
-
-    @cached_property
-    def data_folders(self) -> Mapping[str, FolderTree]:
-        """Subfolders that contain images or tars at any depth, by name."""
-        return {name: folder for name, folder in self.folders.items() if folder.has_data_below}
-
-    @cached_property
-    def has_images_below(self) -> bool:
-        """True if it contains images at any depth, not counting those in tars."""
-        return self.has_images or any(folder.has_images_below for folder in self.folders.values())
-
-    @cached_property
-    def has_data_below(self) -> bool:
-        """True if it contains images or tars at any depth."""
-        return self.has_images or self.has_tars or any(folder.has_data_below for folder in self.folders.values())
+    picked: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,37 +49,59 @@ class SplitFolder:
     """The folder of one split, ``path``, and the level of its class folders; level 1 is directly in ``path``.
 
     ``flat``: it contains images and no class folders. ``readings``: other interpretations, where only one class was
-    found.
+    found. ``parts``: the folders in ``path`` that together are the split (``train_1``, ``train_2``), where it has
+    several; they are then level 1.
     """
 
     path: tuple[str, ...] = ()
     level: int = 1
     flat: bool = False
     readings: str = ""
+    parts: tuple[str, ...] = ()
+
+    def list_folders(self) -> list[tuple[tuple[str, ...], int]]:
+        """Return the path of each folder of the split, and the level of the class folders in it."""
+        inside = LAST_LEVEL if self.level == LAST_LEVEL else self.level - 1
+        return [((*self.path, name), inside) for name in self.parts] or [(self.path, self.level)]
 
     def class_parts(self, parts: Sequence[str]) -> list[str]:
         """Return class, folders and file name of a path in this branch; [] for a file outside the class folders."""
         inside = list(parts[len(self.path) :])
         if self.level == LAST_LEVEL:
+            inside = inside[bool(self.parts) :]
             return inside[-2:] if len(inside) > 1 else []
         return inside[self.level - 1 :] if len(inside) > self.level else []
 
     def holds(self, parts: Sequence[str]) -> bool:
         """Return whether a path lies in this branch."""
-        return tuple(parts[: len(self.path)]) == self.path
+        below = parts[len(self.path) : len(self.path) + 1]
+        return tuple(parts[: len(self.path)]) == self.path and (not self.parts or any(n in self.parts for n in below))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceLayout:
     """The branches by split ("" for a source without split folders), and the folders beside them.
 
-    ``above``: the folder that contains the split folders. ``beside``: paths of folders that are skipped, with the
-    reason.
+    ``above``: the folder that contains the split folders. ``beside``: paths of folders without images, which are
+    skipped, with the reason. ``left_out``: the same of folders with images.
     """
 
     branches: Mapping[str, SplitFolder]
     above: tuple[str, ...] = ()
     beside: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    left_out: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+
+    def list_folders(self) -> list[tuple[str, ...]]:
+        """Return the paths of the folders of all splits."""
+        return [path for branch in self.branches.values() for path, _ in branch.list_folders()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SplitNames:
+    """The folders of each split, side by side in a folder, and those beside them that are left out, with the reason."""
+
+    names: Mapping[str, Sequence[str]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def detect_layout(root: FolderTree, where: str, choice: LayoutOptions) -> SourceLayout:
@@ -131,16 +109,20 @@ def detect_layout(root: FolderTree, where: str, choice: LayoutOptions) -> Source
     beside: dict[tuple[str, ...], str] = {}
     node, path = root, tuple[str, ...]()
     while True:
-        splits = _find_split_folders(node, _join_path(where, path), choice)
-        if splits:
-            _skip_others(beside, node, path, splits.values())
+        splits = _find_split_folders(node, path, root, where, choice)
+        if splits.names:
+            used = [name for names in splits.names.values() for name in names]
+            _skip_others(beside, node, path, [*used, *splits.left_out])
             return SourceLayout(
-                branches=_detect_split_folders(node, path, splits, where, choice), above=path, beside=beside
+                branches=_detect_split_folders(node, path, splits.names, where, choice),
+                above=path,
+                beside=beside,
+                left_out={(*path, name): why for name, why in splits.left_out.items()},
             )
         step = _find_only_folder(node)
         if step is None:
             break
-        _check_single_folder_name(step, _join_path(where, path), choice)
+        _check_single_folder_name(step, join_path(where, path), choice)
         _skip_others(beside, node, path, [step])
         node, path = node.folders[step], (*path, step)
     branch = _detect_split_folder(root, (), where, choice)
@@ -180,58 +162,153 @@ def _skip_others(
             beside[*path, name] = "folder without images"
 
 
-def _find_split_folders(node: FolderTree, where: str, choice: LayoutOptions) -> dict[str, str]:
-    """Return the split folders in a folder, ``{"train": "Training", …}``; empty if there are none.
+def _find_split_folders(
+    node: FolderTree, path: tuple[str, ...], root: FolderTree, where: str, choice: LayoutOptions
+) -> _SplitNames:
+    """Return the folders of splits in ``node``, which lies at ``path`` below ``root``; no names if there are none.
 
-    They are splits only where one of them contains folders: a class may be called "train".
+    They are splits only where one of them contains folders: a class may be called "train". Raises SourceError where
+    folders of images beside them may be more of a split, or of none.
     """
-    told = splits_of_folders(node.folders)
-    named = {name: split for name, split in told.items() if split is not None}
+    named = {name: split for name, split in splits_of_folders(node.folders).items() if split is not None}
     if not any(node.folders[name].data_folders or node.folders[name].has_tars for name in named):
-        return {}
-    others = [name for name in node.data_folders if name not in named]
-    if choice.level is not None and (others or len(set(named.values())) < len(named)):
-        return {}
-    if others or len(set(named.values())) < len(named):
-        raise _extra_folders_error(node, where, named, others)
-    return {split: name for name, split in named.items()}
+        return _SplitNames(names={})
+    beside = [name for name in node.data_folders if name not in named]
+    left = {name: UNLABELLED for name in beside if is_unlabelled_name(name) and _is_flat(node.folders[name])}
+    others = [name for name in beside if name not in left]
+    if others and choice.level is not None:
+        return _SplitNames(names={})
+    if others and choice.picked not in named.values():
+        raise _extra_folders_error(node, path, root, where, named, others)
+    left |= {name: BESIDE_SPLITS for name in others}
+    return _SplitNames(names=_group_by_split(node, named), left_out=left)
 
 
-def _extra_folders_error(node: FolderTree, where: str, named: Mapping[str, str], others: Sequence[str]) -> SourceError:
-    """Return the error that names the folders in the way: those of no split, and those of a split twice."""
-    twice = [name for name, split in named.items() if list(named.values()).count(split) > 1]
+def _group_by_split(node: FolderTree, named: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the folders of each split; those without images only where the split has no other."""
+    groups: dict[str, list[str]] = {}
+    for name, split in named.items():
+        groups.setdefault(split, []).append(name)
+    return {split: [name for name in names if name in node.data_folders] or names for split, names in groups.items()}
+
+
+def _is_flat(folder: FolderTree) -> bool:
+    """Return whether a folder holds images and no folders of images, in itself or in the only folder in it."""
+    while not folder.has_images and len(folder.data_folders) == 1:
+        folder = next(iter(folder.data_folders.values()))
+    return folder.has_images and not folder.data_folders and not folder.has_tars
+
+
+def _extra_folders_error(
+    node: FolderTree,
+    path: tuple[str, ...],
+    root: FolderTree,
+    where: str,
+    named: Mapping[str, str],
+    others: Sequence[str],
+) -> SourceError:
+    """Return the error that names the folders of images beside those of splits, and what chooses each reading."""
+    at = join_path(where, path)
     first = next((name for name, split in named.items() if split == "train"), next(iter(named)))
-    beside = sorted({*others, *twice} - {first})
-    remedy = (
-        f"move the others away or rename them, or shard {where}/{first} alone"
-        if node.is_on_disk
-        else "unpack the tar, and move the others away or rename them"
-    )
+    readings = [f"`split` {named[first]} for {first}/, leaving out {abbreviate(sorted(others))}"]
+    readings += [f"`source` {at}/{first} for that alone"] if node.is_on_disk else []
+    if as_classes := format_reading(len(path) + 1, root):
+        readings.append(f"if all these folders are classes, {as_classes}")
     return SourceError(
-        f"{where}: holds {first}/ with class folders, and beside it {_abbreviate(beside)}; expected only train, val "
-        f"and test, each once: {remedy}; if all these folders are classes: `classes_at` 1"
+        f"{at}: holds {first}/ with class folders, and beside it {abbreviate(sorted(others))}; expected only train, "
+        f"val and test: move the others away or rename them, or choose: {', '.join(readings)}"
     )
 
 
 def _detect_split_folders(
-    node: FolderTree, path: tuple[str, ...], splits: Mapping[str, str], where: str, choice: LayoutOptions
+    node: FolderTree, path: tuple[str, ...], splits: Mapping[str, Sequence[str]], where: str, choice: LayoutOptions
 ) -> dict[str, SplitFolder]:
     """Return the branch of each split, training first, since its classes tell the level of the others."""
     made: dict[str, SplitFolder] = {}
     known: frozenset[str] = frozenset()
     for split in (name for name in ("train", "val", "test") if name in splits):
-        below = (*path, splits[split])
-        folder = node.folders[splits[split]]
-        made[split] = _detect_split_folder(folder, below, where, choice, known)
+        names = splits[split]
+        found = [_detect_split_folder(node.folders[n], (*path, n), where, choice, known) for n in names]
+        made[split] = found[0] if len(found) == 1 else _join_parts(node, path, names, found, split, where, choice)
         if split == "train" and not made[split].flat:
-            known = frozenset(map(normalize_nfc, _list_class_names(folder, made[split], below)))
+            known = frozenset(_list_class_names(node, path, made[split]))
     return made
 
 
-def _list_class_names(folder: FolderTree, branch: SplitFolder, below: tuple[str, ...]) -> list[str]:
-    for name in branch.path[len(below) :]:
-        folder = folder.folders[name]
-    return [name for name, _ in list_level(folder, branch.level)]
+def _join_parts(
+    node: FolderTree,
+    path: tuple[str, ...],
+    names: Sequence[str],
+    found: Sequence[SplitFolder],
+    split: str,
+    where: str,
+    choice: LayoutOptions,
+) -> SplitFolder:
+    """Return several folders of one split as one: ``train_1`` and ``train_2`` that have no class in common.
+
+    Raises SourceError where they may be something else, variants of the same images or a copy, unless the level of the
+    classes is given.
+    """
+    joined = SplitFolder(path=path, flat=all(branch.flat for branch in found), parts=tuple(names))
+    if joined.flat and split == "test":
+        return joined
+    depths = {_depth_of_classes(branch, len(path) + 1) for branch in found}
+    common = ""
+    if len(depths) == 1 and not any(branch.flat for branch in found):
+        depth = depths.pop()
+        joined = replace(joined, level=LAST_LEVEL if depth == LAST_LEVEL else depth + 1)
+        common = _find_common_class(node, path, found)
+        is_certain = are_parts_of_split(names) and not any(_is_doubtful(node, path, branch) for branch in found)
+        if choice.level is not None or (is_certain and not common):
+            return joined
+    raise _parts_error(node, path, joined, common, split, where)
+
+
+def _depth_of_classes(branch: SplitFolder, depth: int) -> int:
+    """Return the level of the classes in the folder of a split whose path has ``depth`` folders."""
+    return LAST_LEVEL if branch.level == LAST_LEVEL else len(branch.path) - depth + branch.level
+
+
+def _find_common_class(node: FolderTree, path: tuple[str, ...], found: Sequence[SplitFolder]) -> str:
+    """Return a class that two of the branches have; "" if there is none."""
+    counts = Counter(name for branch in found for name in dict.fromkeys(_list_class_names(node, path, branch)))
+    return next((name for name, count in counts.items() if count > 1), "")
+
+
+def _is_doubtful(node: FolderTree, path: tuple[str, ...], branch: SplitFolder) -> bool:
+    """Return whether the only class folder of a branch contains no images directly: it may be no class."""
+    return bool(branch.readings) and not all(folder.has_images for _, folder in _list_classes(node, path, branch))
+
+
+def _parts_error(
+    node: FolderTree, path: tuple[str, ...], joined: SplitFolder, common: str, split: str, where: str
+) -> SourceError:
+    """Return the error for several folders of one split that need not be parts of it."""
+    at, names = join_path(where, path), joined.parts
+    why = f" (both hold {quote_value(common)})" if common else ""
+    readings = [f"`source` {at}/{names[0]} for that alone"] if node.is_on_disk else []
+    together = format_reading(joined.level - 1, *(node.folders[name] for name in names)) if joined.level > 1 else ""
+    readings += [f"{together} in all of them as {split}"] if together else []
+    choose = f"choose: {', '.join(readings)}, or " if readings else ""
+    return SourceError(
+        f"{at}: {abbreviate(names)} are all called like the {split} split{why}, and may be its parts, or variants of "
+        f"the same images; {choose}move all but one away"
+    )
+
+
+def _list_class_names(node: FolderTree, path: tuple[str, ...], branch: SplitFolder) -> list[str]:
+    """Return the names of the class folders of a branch in the folder ``node``, whose path is ``path``."""
+    return [normalize_nfc(name) for name, _ in _list_classes(node, path, branch)]
+
+
+def _list_classes(node: FolderTree, path: tuple[str, ...], branch: SplitFolder) -> list[tuple[str, FolderTree]]:
+    found: list[tuple[str, FolderTree]] = []
+    for way, level in branch.list_folders():
+        folder = node
+        for name in way[len(path) :]:
+            folder = folder.folders[name]
+        found += list_level(folder, level)
+    return found
 
 
 def _detect_split_folder(
@@ -241,7 +318,7 @@ def _detect_split_folder(
     if not top.data_folders:
         return SplitFolder(path=path, flat=top.has_images)
     if choice.level is not None:
-        return _apply_chosen_level(top, path, where, choice.level)
+        return _apply_chosen_level(top, path, where, choice)
     given = known or frozenset(map(normalize_nfc, choice.classes))
     if given and (level := _find_level(top, given)):
         _check_folders_above(top, path, level - 1, where, choice)
@@ -254,8 +331,8 @@ def _detect_split_folder(
         return SplitFolder(path=(*inner, *node.data_folders), flat=True)  # val/images/…, where train has classes
     classes = list(node.data_folders)
     if len(classes) == 1 and not node.has_images and not ilsvrc.is_wnid(classes[0]):
-        return SplitFolder(path=path, readings=_single_class_options(top))
-    _check_classes(node, top, _join_path(where, inner))
+        return SplitFolder(path=path, readings=format_single_class_options(top))
+    check_classes(node, top, join_path(where, inner))
     return SplitFolder(path=inner)
 
 
@@ -269,7 +346,7 @@ def _check_folders_above(top: FolderTree, path: tuple[str, ...], depth: int, whe
             told = split_of_file(name)
             if folder.has_data_below and told not in (None, own):
                 raise SourceError(
-                    f"{_join_path(where, path)}: holds a folder {name}/ above its classes, whose name means the {told} "
+                    f"{join_path(where, path)}: holds a folder {name}/ above its classes, whose name means the {told} "
                     f"split and not {own}; move it beside the folders of the other splits, or shard it alone"
                 )
 
@@ -282,202 +359,29 @@ def _has_only_image_folder(node: FolderTree, path: tuple[str, ...]) -> bool:
     )
 
 
-def find_class_folders(node: FolderTree) -> list[str]:
-    """Return the class folders in a folder: those with images, and empty ones, which keep their label."""
-    return [name for name, folder in node.folders.items() if folder.has_data_below or folder.is_empty]
-
-
-def _apply_chosen_level(top: FolderTree, path: tuple[str, ...], where: str, level: int) -> SplitFolder:
+def _apply_chosen_level(top: FolderTree, path: tuple[str, ...], where: str, choice: LayoutOptions) -> SplitFolder:
+    level = choice.level or 0
     if level == TAR_LEVEL:
         raise SourceError(f"{where}: `classes_at` 0 is for tars that are named for their class; give 1, 2 … or last")
+    at = join_path(where, path)
     if not list_level(top, level):
-        raise SourceError(f"{where}: there are no folders {level} levels down; {format_options(top)}")
+        raise SourceError(f"{at}: there are no folders {level} levels down; {format_options(top)}")
+    own = split_of_file(path[-1]) if path else choice.split or "train"
+    if above := find_split_above(top, level, own or "train"):
+        raise SourceError(
+            f"{at}: `classes_at` {'last' if level == LAST_LEVEL else level} would make images of {above}/, which is "
+            f"called like the {split_of_word(above)} split, {own} images; move what lies beside the folders of splits "
+            "away, or give one of these folders as `source`"
+        )
     return SplitFolder(path=path, level=level)
 
 
 def _find_level(top: FolderTree, names: frozenset[str]) -> int:
     """Return the level at which all folders have known names; 0 if there is none."""
-    for level in range(1, _MAX_LEVEL):
+    for level in range(1, MAX_LEVEL):
         found = {normalize_nfc(name) for name, folder in list_level(top, level) if folder.has_data_below}
         if not found:
             return 0
         if found <= names:
             return level
     return 0
-
-
-def list_level(top: FolderTree, level: int) -> list[tuple[str, FolderTree]]:
-    """Return the folders of a level with their names; for LAST, those that contain images directly."""
-    folders = list(top.folders.items())
-    if level == LAST_LEVEL:
-        inner = [pair for _, folder in folders for pair in list_level(folder, LAST_LEVEL)]
-        return [(name, folder) for name, folder in folders if folder.has_images] + inner
-    for _ in range(level - 1):
-        folders = [pair for _, folder in folders for pair in folder.folders.items()]
-    return folders
-
-
-def iter_imageless_folders(top: FolderTree, level: int, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the folders that contain files but no images, down to the level of the classes."""
-    for name, folder in top.folders.items():
-        if not folder.has_data_below and not folder.is_empty:
-            yield (*path, name)
-        elif level != 1:
-            yield from iter_imageless_folders(folder, level - 1 if level > 1 else level, (*path, name))
-
-
-def _check_classes(node: FolderTree, top: FolderTree, at: str) -> None:
-    """Raise SourceError if there is a sign that the folders in ``node`` are not classes."""
-    sign = _find_ambiguity(node)
-    if sign:
-        raise SourceError(f"{at}: {sign}; {format_options(top)}{_further_options(node, at)}")
-
-
-def _further_options(node: FolderTree, at: str) -> str:
-    """Return further options beside the levels: one folder alone, or a table of the classes."""
-    inside = next(
-        (name for name, folder in node.data_folders.items() if is_image_folder_name(name) and folder.data_folders), ""
-    )
-    deep = {name: set(folder.data_folders) for name, folder in node.data_folders.items() if not folder.has_images}
-    if not inside and len(deep) == len(node.data_folders) > 1 and set.intersection(*deep.values()):
-        inside = next(iter(deep))  # variants of the same images, sites, or folds
-    told = splits_of_folders(node.data_folders)
-    flat = [name for name, folder in node.data_folders.items() if folder.has_images]
-    place, first = (at, "") if node.is_on_disk else ("DIR", " (unpack the tar into DIR)")
-    alone = f", or `source` {place}/{inside} for that folder alone{first}" if inside else ""
-    by_table = are_parts(node.data_folders) or any(is_image_folder_name(name) or told[name] for name in flat)
-    table = node.tables[0] if node.tables else "a table"
-    return alone + (f", or `labels` FILE if {table} tells the class of each image" if by_table else "")
-
-
-def _find_ambiguity(node: FolderTree) -> str:
-    holders = node.data_folders
-    if all(ilsvrc.is_wnid(name) for name in holders) and not node.has_images:
-        return ""
-    if node.has_images:
-        table = f", and a table ({node.tables[0]})" if node.tables else ""
-        return f"images lie beside the class folders ({_abbreviate(holders)}){table}"
-    splits = [name for name, split in splits_of_folders(holders).items() if split]
-    if splits and [name.lower() for name in splits] != ["train"]:
-        return f"folders of images are called like splits ({_abbreviate(splits)}) and hold no class folders"
-    others = [name for name in holders if is_image_folder_name(name) or name.lower() in _COMPANION_NAMES]
-    if others:
-        return f"folders of images are called {_abbreviate(others)}, which is no name of a class"
-    if sign := _find_depth_ambiguity(node):
-        return sign
-    if are_parts(holders):
-        return f"folders of images are called like parts of one set ({_abbreviate(holders)})"
-    return ""
-
-
-def are_parts(names: Collection[str]) -> bool:
-    """Return whether folders are called like parts of one set: ``part_1``, ``part_2``."""
-    stems = {_part_stem(name) for name in names}
-    return len(names) > 1 and len(stems) == 1 and "" not in stems
-
-
-def _part_stem(name: str) -> str:
-    """Return the name of a part without its number or letter: ``set_part`` of ``set_part_1``; "" for other names."""
-    match = _PART.fullmatch(name.lower())
-    return match[1] if match else ""
-
-
-def _find_depth_ambiguity(node: FolderTree) -> str:
-    packed = [name for name, folder in node.data_folders.items() if not folder.has_images_below]
-    if packed and len(packed) < len(node.data_folders):
-        return (
-            f"folders hold tars and no images ({_abbreviate(packed)}), where others hold images: if they are classes, "
-            "unpack the tars"
-        )
-    deep = {name: folder for name, folder in node.data_folders.items() if not folder.has_images}
-    if not deep or _carry_no_class(deep):
-        return ""
-    if len(deep) < len(node.data_folders):
-        flat = [folder for name, folder in node.data_folders.items() if name not in deep]
-        known = {name for folder in flat for name in folder.folders}
-        doubtful = [
-            name
-            for name, folder in deep.items()
-            if len(folder.data_folders) > 1 and not set(folder.data_folders) <= known
-        ]
-        return (
-            f"folders hold no images but other folders ({_abbreviate(doubtful)}), where others hold images"
-            if doubtful
-            else ""
-        )
-    below = [set(folder.data_folders) for folder in deep.values()]
-    splits = sorted({name for names in below for name in names if split_of_word(name)})
-    if all(any(split_of_word(name) for name in names) for names in below):
-        return (
-            f"every class folder holds folders of splits ({_abbreviate(splits)}), and each reading makes one split "
-            "of all: to "
-            f"keep them, move {next(iter(deep))}/{splits[0]} to {splits[0]}/{next(iter(deep))} and so on, or give a "
-            "table of file, class and split with `labels`"
-        )
-    same = set.intersection(*below)
-    if same:
-        return f"all of {_abbreviate(deep)} hold folders of the same names ({_abbreviate(sorted(same))})"
-    return f"the folders {_abbreviate(deep)} hold no images, only other folders"
-
-
-def _carry_no_class(deep: Mapping[str, FolderTree]) -> bool:
-    """Return whether the inner folders carry no class: one in each, called ``images``, or all named alike."""
-    if any(len(folder.data_folders) != 1 for folder in deep.values()):
-        return False
-    names = {name: next(iter(folder.data_folders)) for name, folder in deep.items()}
-    if not all(folder.data_folders[names[name]].has_images for name, folder in deep.items()):
-        return False
-    told = all(
-        is_image_folder_name(inner) or normalize_nfc(inner) == normalize_nfc(name) for name, inner in names.items()
-    )
-    return told or (len(set(names.values())) == 1 and not split_of_word(next(iter(names.values()))))
-
-
-def _single_class_options(top: FolderTree) -> str:
-    tables = [table for folder in (top, *top.data_folders.values()) for table in folder.tables]
-    return (
-        f"{format_options(top)}, or `labels` FILE if {tables[0] if tables else 'a table'} tells the class of each image"
-    )
-
-
-def format_options(top: FolderTree) -> str:
-    """Return the possible interpretations, each with the option that selects it, as the end of a message."""
-    return f"choose: {', '.join(list_readings(top))}"
-
-
-def list_readings(top: FolderTree) -> list[str]:
-    """Return the possible interpretations of folders as classes, each with the option that selects it."""
-    readings: list[str] = []
-    known: list[set[int]] = []  # the folders of each reading, by their identity
-    for level in (*range(1, _MAX_LEVEL), LAST_LEVEL):
-        found = [(normalize_nfc(name), folder) for name, folder in list_level(top, level) if folder.has_images_below]
-        names, folders = list(dict.fromkeys(name for name, _ in found)), {id(folder) for _, folder in found}
-        if names and folders not in known:
-            same = any(f" for {_format_classes(names)}" in reading for reading in readings)
-            depth = " at any depth" if same and level == LAST_LEVEL else ""
-            readings.append(f"`classes_at` {_format_level(level)} for {_format_classes(names)}{depth}")
-            known.append(folders)
-    several = [reading for reading in readings if " for 1 class " not in reading]
-    return several or readings
-
-
-def _format_level(level: int) -> str:
-    return "last" if level == LAST_LEVEL else str(level)
-
-
-def _format_classes(names: Sequence[str]) -> str:
-    return f"{count_of(len(names), 'class', 'classes')} ({_abbreviate(names)})"
-
-
-def _abbreviate(names: Sequence[str] | Mapping[str, FolderTree]) -> str:
-    listed = list(names)
-    return ", ".join(listed if len(listed) <= 4 else [*listed[:3], "…", listed[-1]])
-
-
-def is_image_folder_name(name: str) -> bool:
-    """Return whether a folder name denotes images rather than a class: ``images``, ``JPEG``, ``data``."""
-    return name.lower() in _IMAGE_FOLDER_NAMES
-
-
-def _join_path(where: str, path: Sequence[str]) -> str:
-    return "/".join([where, *path])

@@ -37,6 +37,11 @@ def read_classes(src, **options):
     }
 
 
+def plan_source(src, **options):
+    """The plans of a source, one for each split."""
+    return list(plan_splits(ShardRequest(source=Path(src), folder=Path("/nowhere/out"), **options)))
+
+
 def list_splits(src):
     """List all splits, val labelled by the classes of train."""
     out, classes = {}, None

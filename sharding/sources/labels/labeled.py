@@ -32,8 +32,8 @@ from alexstream.sharding.sources.files import (
 from alexstream.sharding.sources.folder import list_class_folders
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.labels.label_table import LabelRow, LabelTableOptions, load_table, parse_rows
+from alexstream.sharding.sources.readings import is_image_folder_name
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
-from alexstream.sharding.sources.structure import is_image_folder_name
 from alexstream.sharding.sources.tars.walk import iter_last_members
 from alexstream.sharding.sources.types import (
     WHOLE_FILE,

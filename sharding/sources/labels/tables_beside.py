@@ -21,8 +21,8 @@ from alexstream.sharding.sources.imagenet.devkit import find_devkit
 from alexstream.sharding.sources.imagenet.flat_val import has_flat_val_images
 from alexstream.sharding.sources.labels.label_table import is_class_column
 from alexstream.sharding.sources.labels.labeled import detect_with_tables, split_of_table
+from alexstream.sharding.sources.readings import is_image_folder_name
 from alexstream.sharding.sources.split_words import split_of_word
-from alexstream.sharding.sources.structure import is_image_folder_name
 from alexstream.sharding.sources.types import DetectedSource
 
 _TABLE_NAMES = frozenset(

@@ -15,25 +15,19 @@ import pyarrow as pa
 
 from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of
+from alexstream.sharding.sources.compressed import COMPRESSED, is_compressed
 from alexstream.sharding.sources.files import TEST_IMAGES, has_system_part, is_image_name, may_be_image, open_range_file
 from alexstream.sharding.sources.folder import TABLE_EXTENSIONS
+from alexstream.sharding.sources.folder_tree import FolderTree, iter_imageless_folders
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels
 from alexstream.sharding.sources.imagenet.flat_val import list_flat_tar
-from alexstream.sharding.sources.split_words import split_of_file
-from alexstream.sharding.sources.structure import (
-    FolderTree,
-    LayoutOptions,
-    SourceLayout,
-    SplitFolder,
-    detect_layout,
-    iter_imageless_folders,
-)
+from alexstream.sharding.sources.split_words import InnerSplits, split_of_file
+from alexstream.sharding.sources.structure import LayoutOptions, SourceLayout, SplitFolder, detect_layout
 from alexstream.sharding.sources.tars.nested import InnerTars, iter_nested_members
 from alexstream.sharding.sources.tars.walk import ArchiveMember
 from alexstream.sharding.sources.types import Entry, Excluded, ListingLog, SourceSplit, SplitLister
 
-_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 _CHUNK_ROWS = 1 << 15
 Listers = dict[str, tuple[list[str], SplitLister]]
 SkippedFolders = Mapping[tuple[str, ...], str]
@@ -176,6 +170,7 @@ def detect_packed_folders(
             _check_inner_tars(walked[name], path, choice)
         tree = build_tree(walked.values())
         layout = detect_layout(tree, where, replace(choice, split=told or choice.split))
+        _check_compressed_splits(walked.values(), layout, where, choice)
         if told is None and "" in layout.branches and len(groups) > 1:
             _raise_unknown_split(root, groups)
         unnamed = told or choice.split or "train"
@@ -201,7 +196,7 @@ def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) ->
             f"are read from tars that lie in a folder: unpack it (tar -xf {path.name}) and give `source` that folder; "
             "if its tars are classes or splits by name, and their labels do not count: `classes_at` 1, 2 … or last"
         )
-    packed = (m.name for m in members if not m.reason and m.name.lower().endswith(_COMPRESSED)) if inner.paths else ()
+    packed = (m.name for m in members if not m.reason and is_compressed(m.name)) if inner.paths else ()
     if name := next(iter(packed), ""):
         raise SourceError(
             f"{path}: {name} is compressed, so that images in it cannot be read in place; unpack the tar around it "
@@ -212,6 +207,24 @@ def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) ->
             f"{path}: holds {twice} and, beside it, a folder {twice[:-4]}/, of which one may be a copy of the other; "
             f"unpack it (tar -xf {path.name}), move one of the two away and give `source` the folder"
         )
+
+
+def _check_compressed_splits(
+    tars: Iterable[TarMembers], layout: SourceLayout, where: str, choice: LayoutOptions
+) -> None:
+    """Raise SourceError for a compressed archive beside folders of splits in a tar that is named for another split."""
+    if "" in layout.branches or choice.level is not None or choice.picked in layout.branches:
+        return
+    for members in tars:
+        for member in members:
+            *folders, name = members.inner.split_path(member.name)
+            told = split_of_file(name) if is_compressed(name) and not member.reason else None
+            if told and tuple(folders) == layout.above and told not in layout.branches:
+                readings = ", ".join(f"`split` {split}" for split in layout.branches)
+                raise SourceError(
+                    f"{where}: {member.name} in it is named for the {told} split, of which nothing else is there, and "
+                    f"is compressed; unpack both, or choose what is unpacked alone: {readings}"
+                )
 
 
 def _raise_unknown_split(root: Path, groups: Mapping[str | None, Sequence[str]]) -> NoReturn:
@@ -225,25 +238,30 @@ def _raise_unknown_split(root: Path, groups: Mapping[str | None, Sequence[str]])
 def _make_listers(
     tars: _TarGroup, tree: TarTree, layout: SourceLayout, unnamed: str
 ) -> dict[str, tuple[SplitFolder, SplitLister]]:
-    beside = dict(layout.beside)
+    beside = {**layout.beside, **layout.left_out}
     notices = [f"{name}: class folders packed again; its members decide" for name in tars.paths]
+    for path, why in layout.left_out.items():
+        notices.append(f"{'/'.join(path)}/: left out: {count_of(tree.at(path).num_files, 'file')}: {why}")
     found: dict[str, tuple[SplitFolder, SplitLister]] = {}
     for name, branch in layout.branches.items():
         split = name or unnamed
         if branch.flat and split == "test":
-            beside[branch.path] = TEST_IMAGES
-            count = tree.at(branch.path).num_files
-            notices.append(f"{'/'.join(branch.path)}: left out: {count_of(count, 'test image')}, without labels")
+            for path, _ in branch.list_folders():
+                beside[path] = TEST_IMAGES
+                count = tree.at(path).num_files
+                notices.append(f"{'/'.join(path)}: left out: {count_of(count, 'test image')}, without labels")
         elif branch.flat:
-            found[split] = branch, partial(_list_flat, tars, branch, split)
+            found[split] = branch, partial(_list_flat, tars, branch, _find_table(tree, branch), split)
         else:
-            for path in iter_imageless_folders(tree.at(branch.path), branch.level, branch.path):
-                beside[path] = "folder without images"
+            for top, level in branch.list_folders():
+                for path in iter_imageless_folders(tree.at(top), level, top):
+                    beside[path] = "folder without images"
             found[split] = branch, partial(_list_classes, tars, branch, beside, split)
     if found:
         first = next(iter(found))
         branch, make = found[first]
-        rest = partial(_list_skipped, tars, tree, beside, [branch for branch, _ in found.values()])
+        listed = {*layout.left_out, *(path for path, why in beside.items() if why == TEST_IMAGES)}
+        rest = partial(_list_skipped, tars, tree, beside, listed, [branch for branch, _ in found.values()])
         found[first] = branch, partial(_add_skipped, make, rest, notices)
     return found
 
@@ -256,8 +274,21 @@ def _add_skipped(
     return split
 
 
-def _list_flat(tars: _TarGroup, branch: SplitFolder, split: str, log: ListingLog) -> SourceSplit:
+def _find_table(tree: TarTree, branch: SplitFolder) -> str:
+    """Return the path of a table in the folder of flat images, or in those above it; "" if there is none."""
+    for depth in range(len(branch.path), -1, -1):
+        if tables := tree.at(branch.path[:depth]).tables:
+            return "/".join((*branch.path[:depth], min(tables, key=lambda name: "annotations" not in name)))
+    return ""
+
+
+def _list_flat(tars: _TarGroup, branch: SplitFolder, table: str, split: str, log: ListingLog) -> SourceSplit:
     (name, path), *others = tars.paths.items()
+    if table and (split != "val" or others or tars.labels.val_labels is None):
+        raise SourceError(
+            f"{path}: {'/'.join(branch.path)}/ has images and no class folders, and their labels may be in {table} in "
+            f"the tar, where tables are not read; unpack the tar (tar -xf {path.name}) and give `source` that folder"
+        )
     if split != "val" or others:
         raise SourceError(
             f"{path}: {split} has images and no class folders ({'/'.join(branch.path) or 'at the top'}); "
@@ -283,14 +314,17 @@ def _list_classes(
 ) -> SourceSplit:
     kit = tars.labels.devkit
     return SourceSplit(
-        entries=ilsvrc.check_counts(_iter_entries(tars, branch, beside, log), split, log),
+        entries=ilsvrc.check_counts(_iter_entries(tars, branch, beside, split, log), split, log),
         ilsvrc2012_ids=kit.ids if kit else {},
         class_names=kit.names if kit else tars.labels.names,
         readings=branch.readings,
     )
 
 
-def _iter_entries(tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, log: ListingLog) -> Iterator[Entry]:
+def _iter_entries(
+    tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, split: str, log: ListingLog
+) -> Iterator[Entry]:
+    inner = InnerSplits(split)
     for container, member, parts in tars.members():
         if not branch.holds(parts[:-1]) or _is_below_any(parts, beside):
             continue
@@ -301,27 +335,45 @@ def _iter_entries(tars: _TarGroup, branch: SplitFolder, beside: SkippedFolders, 
         elif not placed:
             log.exclude(inside, "not inside a class folder")
         else:
-            yield Entry(placed[0], "/".join(placed), inside, container, member.offset, member.size)
+            name = "/".join(placed)
+            inner.add(name, len(placed[0]))
+            yield Entry(placed[0], name, inside, container, member.offset, member.size)
+    log.notices.extend(inner.describe())
 
 
-def _list_skipped(tars: _TarGroup, tree: TarTree, beside: SkippedFolders, branches: Sequence[SplitFolder]) -> Excluded:
-    """List with reasons what lies in none of the branches; a folder without images counts as one entry."""
+def _list_skipped(
+    tars: _TarGroup,
+    tree: TarTree,
+    beside: SkippedFolders,
+    listed: Collection[tuple[str, ...]],
+    branches: Sequence[SplitFolder],
+) -> Excluded:
+    """List with reasons what lies in none of the branches.
+
+    A folder ``beside`` them counts as one entry, unless it is among those to be ``listed`` file by file.
+    """
     only = f"{tars.prefix}{next(iter(tars.paths))}/" if len(tars.paths) == 1 else ""
-    test = {path for path, reason in beside.items() if reason == TEST_IMAGES}
     excluded = [
         (f"{only}{'/'.join(path)}", f"{reason} ({count_of(tree.at(path).num_files, 'file')})")
         for path, reason in beside.items()
-        if path not in test
+        if path not in listed
     ]
     for container, member, parts in tars.members():
-        if _is_below_any(parts, test):
-            own = "system file" if has_system_part(member.name) else TEST_IMAGES
+        if place := _find_place(parts, listed):
+            own = "system file" if has_system_part(member.name) else beside[place]
             excluded.append((f"{container}/{member.name}", member.reason or own))
         elif not _is_below_any(parts, beside) and not any(branch.holds(parts[:-1]) for branch in branches):
-            reason = "system file" if has_system_part(member.name) else "not inside a class folder"
+            reason = COMPRESSED if is_compressed(member.name) else "not inside a class folder"
+            reason = "system file" if has_system_part(member.name) else reason
             excluded.append((f"{container}/{member.name}", member.reason or reason))
     return excluded
 
 
 def _is_below_any(parts: Sequence[str], folders: Collection[tuple[str, ...]]) -> bool:
-    return any(tuple(parts[:depth]) in folders for depth in range(1, len(parts)))
+    return bool(_find_place(parts, folders))
+
+
+def _find_place(parts: Sequence[str], folders: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the first of ``folders`` that a path lies in; () for none."""
+    ways = (tuple(parts[:depth]) for depth in range(1, len(parts)))
+    return next((way for way in ways if way in folders), ())

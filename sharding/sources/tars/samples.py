@@ -22,7 +22,7 @@ from alexstream.sharding.sources.labels.sample_labels import (
     parse_cls_label,
     parse_json_label,
 )
-from alexstream.sharding.sources.structure import are_parts
+from alexstream.sharding.sources.readings import are_parts
 from alexstream.sharding.sources.tars.kind import IMAGE_EXTENSIONS, LABEL_EXTENSIONS
 from alexstream.sharding.sources.tars.walk import ArchiveMember, mark_replaced, walk_tar
 from alexstream.sharding.sources.types import ListingLog

@@ -119,8 +119,8 @@ ASKED = {
     ),
     "a split of which there are two": (
         ["train-0.tar/ant/1.jpg", "train-0.tar/bee/2.jpg", "train-1.tar/ant/3.jpg", "train-1.tar/bee/4.jpg"],
-        "unpack the tar, and move the others away",
-        {1: ["train-0", "train-0", "train-1", "train-1"], 2: ["ant", "bee", "ant", "bee"]},
+        "train-0, train-1 are all called like the train split",
+        {1: ["ant", "bee", "ant", "bee"]},
     ),
 }
 

@@ -278,3 +278,22 @@ def test_test_images_without_labels_count_one_by_one(tmp_path, labels):
         f"test-{part:05}-of-00002.parquet/{row}" for part in (0, 1) for row in range(3)
     ]
     assert "2 Parquet files: left out: 6 test images, without labels" in train.notices
+
+
+def test_a_file_of_other_columns_or_names_of_classes_is_named_with_both(tmp_path):
+    write(tmp_path / "a/train.parquet", [0, 1], names=["cat", "dog"])
+    write(tmp_path / "a/test.parquet", [0, 1], names=["dog", "cat"])
+    write(tmp_path / "b/train.parquet", [0, 1], names=["cat", "dog"])
+    write(tmp_path / "b/test.parquet", [0, 1])
+    write(tmp_path / "c/train.parquet", [0, 1])
+    write(tmp_path / "c/test.parquet", [0, 1], column="species")
+    for folder, received in (
+        ("a", "'dog', 'cat' for 0, 1"),
+        ("b", "numbers without names"),
+        ("c", "labels in 'species'"),
+    ):
+        with pytest.raises(
+            SourceError, match=rf"{folder}/test\.parquet: .*received .*{received}.*`source` \S+test.parq"
+        ):
+            list_splits(tmp_path / folder)
+        assert list(list_splits(tmp_path / folder / "test.parquet")) == ["test"]

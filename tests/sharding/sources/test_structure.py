@@ -141,9 +141,11 @@ ASKED = {
     "images and masks": (["images/1.jpg", "masks/1.png"], "no name of a class", {"1": ["images", "masks"]}),
     "a split and a folder": (["train/cat/1.jpg", "train/dog/1.jpg", "foo/cat/1.jpg"], "beside it foo", {}),
     "Train and a folder": (["Train/cat/1.jpg", "Train/dog/1.jpg", "extra/1.jpg"], "beside it extra", {}),
-    "val twice": (["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "valid/dog/1.jpg"], "each once", {}),
+    "val twice": (["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "valid/dog/1.jpg"],
+                  "val, valid are all called like the val split, and may be its parts", {}),
     "only what is in the way": (
-        ["Train/a/1.jpg", "Train/b/1.jpg", "Test/a/1.jpg", "Valid/b/1.jpg", "pred/1.jpg"], "beside it pred;", {},
+        ["Train/a/1.jpg", "Train/b/1.jpg", "Test/a/1.jpg", "Valid/b/1.jpg", "more/1.jpg"],
+        "beside it more; expected only train, val and test", {},
     ),
     "train and val in one": (["trainval/a/1.jpg", "trainval/b/1.jpg", "test/a/1.jpg"], "or rename them", {}),
     "images and lists": (["images/a/1.jpg", "images/b/1.jpg", "masks/1.png"], "or `source` .*/images for that", {}),
