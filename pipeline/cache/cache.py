@@ -110,6 +110,7 @@ class ShardCache:
         """Sync a completely written shard to the disk, close it, and give it its final name."""
         try:
             with translate_os_errors(self.folder):
+                touch(descriptor)  # a shard just written is the last one used
                 os.fsync(descriptor)
         except StreamError:
             self.discard(name, descriptor)

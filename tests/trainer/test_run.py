@@ -128,5 +128,5 @@ def test_ctrl_c_says_how_to_go_on(trained, converted, monkeypatch):
 
     monkeypatch.setattr(launch, "run_on_ranks", interrupt)
     options = alexstream.RunOptions(folder=trained, epochs=2, recipe=TINY, resume=True)
-    with pytest.raises(KeyboardInterrupt, match=r"is kept: continue with: cli\.py train --resume --run"):
+    with pytest.raises(KeyboardInterrupt, match=r"is kept: continue with: \S.*? train --resume --run"):
         alexstream.train(data_of(converted[0]), options, devices=1, device="cpu")
