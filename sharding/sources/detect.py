@@ -49,10 +49,9 @@ from alexstream.sharding.sources.imagenet.archives import (
 from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels, find_devkit
 from alexstream.sharding.sources.imagenet.flat_val import has_flat_val_images, list_flat_folder
 from alexstream.sharding.sources.imagenet.kaggle import detect_kaggle, load_class_names, load_kaggle_labels
+from alexstream.sharding.sources.labels.compare import compare_with_texts
 from alexstream.sharding.sources.labels.label_table import LabelTableOptions
 from alexstream.sharding.sources.labels.labeled import detect_labeled
-from alexstream.sharding.sources.labels.split_lists import find_split_lists
-from alexstream.sharding.sources.labels.table_audit import AuditOptions, audit_tables
 from alexstream.sharding.sources.labels.tables_beside import detect_tables_beside
 from alexstream.sharding.sources.parquet import detect_parquet
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
@@ -66,8 +65,15 @@ from alexstream.sharding.sources.tars.webdataset import (
     detect_webdataset,
     has_webdataset_tars,
 )
+from alexstream.sharding.sources.types import (
+    ComparedTexts,
+    Excluded,
+    ListingLog,
+    SourceSplit,
+    SplitLister,
+    with_left_out,
+)
 from alexstream.sharding.sources.types import DetectedSource as DetectedSource
-from alexstream.sharding.sources.types import Excluded, ListingLog, SourceSplit, SplitLister, with_left_out
 from alexstream.sharding.sources.wrappers import move_below, step_over_folders
 
 NamedDevkit = tuple[str, Devkit] | None
@@ -102,8 +108,16 @@ def detect_source(
                 f"{root}: a list of tars has its labels in them; `labels` and `classes_at` are for others"
             )
         return detect_listed_tars(root, tars, classes, split)
-    if labels is not None:
-        return detect_labeled(root, labels, classes, split)
+    if labels is not None and classes_at is not None:
+        raise SourceError(
+            f"{root}: `labels` gives the classes by a table, and `classes_at` by the folders; give one of the two"
+        )
+    found = detect_labeled(root, labels, classes, split) if labels is not None else _detect_form(root, choice)
+    return compare_with_texts(found, root, split)
+
+
+def _detect_form(root: Path, choice: LayoutOptions) -> DetectedSource:
+    """Detect the form of a source without a table of labels given."""
     if not root.is_dir():
         return _detect_file(root, choice)
     listed = list_items(root)
@@ -241,13 +255,7 @@ def _detect_original_archives(
         alone = _detect_folders(_SourceFolder(root, listed, choice))
         return replace_reasons(alone, lambda path, why: _expand_tars(root, [(path, rows.get(path, why))], kinds))
     found = replace(found, read=tuple(sorted(used)), unread=tuple(folders))
-    found = with_left_out(found, _expand_tars(root, left, kinds), notices)
-    if not all(kinds[name] in FOLDER_KINDS for name in used):
-        return found
-    return audit_tables(found, root, [], AuditOptions(
-        readings="choose: `classes_at` 1 for the class folders in the tars",
-        check_classes=choice.level is None, check_splits=not choice.split,
-    ))  # fmt: skip
+    return with_left_out(found, _expand_tars(root, left, kinds), notices)
 
 
 def _expand_tars(root: Path, left: Excluded, kinds: Mapping[str, str]) -> Excluded:
@@ -362,19 +370,13 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
     says = f"one folder per class ({named}{_describe_kit(kit)})"
     found = with_left_out(DetectedSource(kind="folder", description=says, splits=made), left, notices)
     top = root.joinpath(*next(iter(splits.values()))[: len(layout.above) + 1])
-    return audit_tables(found, root, list(splits.values()), _audit_options(top, choice, kit))
-
-
-def _audit_options(top: Path, choice: LayoutOptions, kit: NamedDevkit = None) -> AuditOptions:
-    """Return what is compared with tables beside the folders: not what the caller has chosen.
-
-    The level of ``--classes-at`` counts from ``top``.
-    """
-    return AuditOptions(
-        readings=format_options(DiskTree(top)),
-        check_classes=choice.level is None and kit is None,
-        check_splits=not choice.split and kit is None,
+    compared = ComparedTexts(
+        readings=lambda: format_options(DiskTree(top)),  # the level of ``--classes-at`` counts from there
+        ways=tuple(splits.values()),
+        checks_classes=choice.level is None and kit is None,
+        is_decided=choice.level is not None,
     )
+    return replace(found, compared=compared)
 
 
 def _same_folders(root: Path, splits: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -450,19 +452,17 @@ def _detect_one_split(
     lister: SplitLister = partial(_list_class_folders, root.joinpath(*branch.path), branch, split, None)
     made, says = {split: lister}, f"one folder per class ({inside}{split})"
     told_by_name = split_of_word(root.name) or any(map(split_of_file, branch.path))
-    options = f"{format_options(DiskTree(root))}, all as {choice.split or 'train'} unless `split` says another"
-    decided = choice.level is not None
-    lists = None if told_by_name else find_split_lists(root, branch.path, options, decided=decided)
-    if lists is not None and not lists.left_aside:
-        folders = f"{'/'.join(branch.path)}/, with " if branch.path else ""
-        made = {name: lists.select(lister, name, options) for name in lists.names()}
-        says = f"one folder per class ({folders}the splits of {lists.describe()})"
-    found = DetectedSource(kind="folder", description=says, splits=made)
     left = _list_skipped_above(root, [branch.path], None)
     notices = [f"{name}/: left out: {why}" for name, why in left if why == NO_IMAGES]
-    if lists is not None and lists.left_aside:
-        notices.append(f"{lists.describe()}: its splits are left aside, and all images are {split}")
-    return audit_tables(with_left_out(found, left, notices), root, [branch.path], _audit_options(root, choice))
+    compared = ComparedTexts(
+        readings=lambda: format_options(DiskTree(root)),
+        ways=(branch.path,),
+        is_default_split=not told_by_name,
+        checks_classes=choice.level is None,
+        is_decided=choice.level is not None,
+    )
+    found = DetectedSource(kind="folder", description=says, splits=made, compared=compared)
+    return with_left_out(found, left, notices)
 
 
 def _infer_source_split(root: Path) -> str:

@@ -109,11 +109,16 @@ def load_table(path: Path) -> LabelTable:
     place = as_path(path)
     if not place.is_file():
         raise SourceError(f"{place}: no such table of labels; give `labels` a CSV, TSV or JSON-lines file")
-    text = _decode_text(read_small_file(place), place)
+    return parse_table(read_small_file(place), place)
+
+
+def parse_table(data: bytes, place: Path) -> LabelTable:
+    """Parse the bytes of a table; ``place`` names it in errors, which are those of ``load_table``."""
+    text = decode_text(data, place)
     suffix = place.name.lower().rpartition(".")[2]
     try:
         is_json = text.lstrip()[:1] in ("{", "[")
-        rows = _parse_json_rows(text, suffix) if is_json else _parse_delimited(text, suffix)
+        rows = parse_json_rows(text, suffix) if is_json else _parse_delimited(text, suffix)
     except (ValueError, csv.Error) as error:
         raise SourceError(f"{place}: no table of labels ({error}); expected CSV, TSV or JSON lines") from error
     if not rows:
@@ -130,7 +135,8 @@ def load_table(path: Path) -> LabelTable:
     return LabelTable(path=place, lines=lines, cells=[row for _, row in rows], names_columns=is_json)
 
 
-def _decode_text(data: bytes, place: Path) -> str:
+def decode_text(data: bytes, place: Path) -> str:
+    """Decode UTF-8 or UTF-16 with its mark. Raises SourceError, which calls the text ``place``, for anything else."""
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -162,7 +168,7 @@ def _parse_csv(text: str, separator: str) -> list[tuple[int, list[str]]]:
     return [(line, row) for line, row in rows if any(row)]
 
 
-def _parse_json_rows(text: str, suffix: str) -> list[tuple[int, list[str]]]:
+def parse_json_rows(text: str, suffix: str) -> list[tuple[int, list[str]]]:
     """Parse one object per line, a list of objects, or one object of file → class; row 1 has the field names."""
     lines = [line for line in text.splitlines() if line.strip()]
     if suffix in ("jsonl", "ndjson") or (len(lines) > 1 and lines[0].startswith("{") and _is_json(lines[0])):
