@@ -55,7 +55,14 @@ from alexstream.sharding.sources.labels.labeled import detect_labeled
 from alexstream.sharding.sources.labels.tables_beside import detect_tables_beside
 from alexstream.sharding.sources.parquet import detect_parquet
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
-from alexstream.sharding.sources.structure import TAR_LEVEL, LayoutOptions, SplitFolder, detect_layout, format_options
+from alexstream.sharding.sources.structure import (
+    TAR_LEVEL,
+    LayoutOptions,
+    SourceLayout,
+    SplitFolder,
+    detect_layout,
+    format_options,
+)
 from alexstream.sharding.sources.tars.kind import FOLDER_KINDS, detect_tar_kind, detect_tar_kinds
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.tars.packed import LabelSources
@@ -302,6 +309,15 @@ def _detect_tables(source: _SourceFolder) -> DetectedSource | None:
     return move_below(found, source.root, path) if found else None
 
 
+def _detect_kaggle(source: _SourceFolder) -> DetectedSource | None:
+    """Detect Kaggle's ImageNet, also in a folder around it."""
+    if (found := detect_kaggle(source.root)) is not None:
+        return found
+    path, _ = step_over_folders(source.root, source.listed)
+    found = detect_kaggle(source.root.joinpath(*path)) if path and source.choice.level is None else None
+    return move_below(found, source.root, path) if found else None
+
+
 def _detect_wrapped_tars(source: _SourceFolder) -> DetectedSource | None:
     """Detect archives beside folders in a folder that is stepped over, unless the level of class folders is given."""
     root, listed, choice = source
@@ -325,7 +341,7 @@ def _refuse_foreign(source: _SourceFolder) -> None:
 # The forms of a folder of images, each tried if none before it fits; class folders are what is left.
 DETECTORS: tuple[Callable[[_SourceFolder], DetectedSource | None], ...] = (
     lambda source: detect_dataset_v1(source.root),
-    lambda source: detect_kaggle(source.root),
+    _detect_kaggle,
     _detect_tars,
     _detect_wrapped_tars,
     lambda source: detect_parquet(source.root, source.choice.classes or None, source.choice.split),
@@ -347,6 +363,8 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
         replace(choice, level=None) if choice.level == TAR_LEVEL else choice
     )  # TAR then applies within the split folders
     layout = detect_layout(DiskTree(root), str(root), unsaid)
+    if choice.level == TAR_LEVEL:
+        _check_any_tars(root, layout)
     if "" in layout.branches:
         return _detect_one_split(root, listed, layout.branches[""], choice)
     splits = {split: branch.path for split, branch in layout.branches.items()}
@@ -377,6 +395,12 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
         is_decided=choice.level is not None,
     )
     return replace(found, compared=compared)
+
+
+def _check_any_tars(root: Path, layout: SourceLayout) -> None:
+    """Raise SourceError where tars were said to be the classes and there are none."""
+    if not any(select_files(list_items(root.joinpath(*one.path)), ".tar") for one in layout.branches.values()):
+        raise SourceError(f"{root}: `classes_at` 0 is for tars that are named for their class; give 1, 2 … or last")
 
 
 def _same_folders(root: Path, splits: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -520,9 +544,15 @@ def _find_val_labels(folder: Path, kit: NamedDevkit, root: Path) -> ValLabels:
                 return table
         raise SourceError(
             f"{folder}: validation images without class folders, whose labels are in the devkit, and no devkit is in "
-            f"{root}; {ilsvrc.FETCH_DEVKIT.replace('that folder', str(root))}"
+            f"{root}; {ilsvrc.FETCH_DEVKIT.replace('that folder', str(root))}{_or_val_table(root)}"
         )
     return kit[1].val_labels()
+
+
+def _or_val_table(root: Path) -> str:
+    """Return the option that reads a table named for validation beside the images; "" without one."""
+    tables = [name for name in DiskTree(root).tables if split_of_file(name.rpartition(".")[0]) == "val"]
+    return f", or give `labels` {root / tables[0]} if it tells the class of each image" if tables else ""
 
 
 def _make_inner_lister(root: Path, name: str, split: str, kit: NamedDevkit, choice: LayoutOptions) -> SplitLister:

@@ -234,7 +234,7 @@ def detect_with_tables(
     images = _collect_images(root, tables)
     if not images.images:
         raise SourceError(f"{root}: no images found; expected those that {tables[0].name} names")
-    labels, said = _read_tables(root, tables, images, asked.columns if asked else ())
+    labels, said = _read_tables(root, tables, images, asked)
     folders, missing = _find_unlabeled(root, images, labels)
     _check_any_label(tables, images, labels)
     if asked is None or not asked.partial:
@@ -332,13 +332,13 @@ def _list_excluded(
 
 
 def _read_tables(
-    root: Path, tables: Sequence[Path], images: _ImageIndex, columns: Sequence[str]
+    root: Path, tables: Sequence[Path], images: _ImageIndex, asked: LabelTableOptions | None
 ) -> tuple[_LabelIndex, list[str]]:
     """Read the labels of all tables; return them, and a description of each table with its columns."""
     labels, said = _LabelIndex(), []
     for path in tables:
-        table, of_table = load_table(path), split_of_table(root, path)
-        rows, named = parse_rows(table, columns, partial(_is_image, images, of_table))
+        table, of_table = replace(load_table(path), was_found=asked is None), split_of_table(root, path)
+        rows, named = parse_rows(table, asked.columns if asked else (), partial(_is_image, images, of_table))
         labels.add(table.where, images, rows, of_table)
         said.append(f"{table.where} ({named})")
     return labels, said

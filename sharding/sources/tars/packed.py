@@ -35,6 +35,7 @@ from alexstream.sharding.sources.labels.text_files import (
 )
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
 from alexstream.sharding.sources.structure import (
+    LAST_LEVEL,
     FolderTree,
     LayoutOptions,
     SourceLayout,
@@ -230,7 +231,8 @@ def detect_packed_folders(
                     f"{split} is there twice; pack every split into a tar of its own, named for it (train.tar, val.tar)"
                 )
             made[split] = (tars, make)
-            levels.append(branch.level + max(0, len(branch.path) - len(layout.above) - ("" not in layout.branches)))
+            depth = max(0, len(branch.path) - len(layout.above) - ("" not in layout.branches))
+            levels.append(branch.level + depth if branch.level != LAST_LEVEL else LAST_LEVEL)
             is_default = told is None and not any(map(split_of_file, branch.path))
         for name, members in walked.items():
             texts += _find_texts(paths[name], prefix + name, members, layout)

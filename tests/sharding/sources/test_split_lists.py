@@ -250,3 +250,121 @@ def test_texts_about_something_else_say_nothing(tmp_path):
     assert not [one for one in read_notices(src) if "may be" in one]
     assert pack_tar(tmp_path / "t/x.tar", *(f"d/{path}" for path in FOUR), "d/notes.txt", "d/ant/test.txt")
     assert read_names(tmp_path / "t") == {"train": [*ALL, "test.txt"]}
+
+
+def test_usage_columns_with_two_words_for_a_split_are_asked_about(tmp_path):
+    src = make_files(tmp_path / "set", *(f"images/{path}" for path in FOUR))
+    usage = dict(zip(FOUR, ("Training", "PublicTest", "Training", "PrivateTest"), strict=True))
+    rows = "".join(f"{path},{path[:3]},{word}\n" for path, word in usage.items())
+    write(src, meta_csv="path,label,Usage\n" + rows)
+    with pytest.raises(SourceError, match=r"'PublicTest' in column 'Usage', and 'PrivateTest' too.*`classes_at` 2"):
+        read_names(src)
+    with pytest.raises(SourceError, match=r"'PublicTest' in column 'Usage'.*`labels.columns` FILE,CLASS leaves"):
+        read_names(src, labels=parse_label_options(src / "meta.csv", "", partial=False))
+    assert read_names(src, classes_at=2) == {"train": ALL}
+
+
+@pytest.mark.parametrize("label", ["\0bee", "b\x07ee", "bee\x7f"])
+def test_labels_with_control_characters_are_refused(tmp_path, label):
+    src = write(make_files(tmp_path / "set", *FLAT), x_csv=LABELS.replace("4.jpg,bee", f"4.jpg,{label}"))
+    with pytest.raises(SourceError, match=r"line 5 has .* expected one class"):
+        read_names(src, labels=parse_label_options(src / "x.csv", "", partial=False))
+
+
+def test_the_level_of_classes_is_not_given_beside_a_table_nor_0_without_tars(tmp_path):
+    src = write(make_files(tmp_path / "set", *FOUR), x_csv="file,label\n" + lines(*(f"{p},x" for p in FOUR)))
+    with pytest.raises(SourceError, match="`labels` gives the classes by a table, and `classes_at`"):
+        read_names(src, labels=parse_label_options(src / "x.csv", "", partial=False), classes_at=1)
+    with pytest.raises(SourceError, match="`classes_at` 0 is for tars"):
+        read_names(src, classes_at=0)
+    split = make_files(tmp_path / "splits", *(f"train/{path}" for path in FOUR))
+    with pytest.raises(SourceError, match="`classes_at` 0 is for tars"):
+        read_names(split, classes_at=0)
+
+
+def test_a_table_that_was_found_is_named_with_the_option_for_its_columns(tmp_path):
+    src = make_files(tmp_path / "set", *FLAT)
+    write(src, train_csv="file,x,y\n1.jpg,a,b\n2.jpg,a,c\n3.jpg,d,b\n4.jpg,d,c\n")
+    with pytest.raises(SourceError, match=r"`labels` \S*/train\.csv `labels.columns` FILE,CLASS names the columns"):
+        read_names(src)
+    assert read_names(src, labels=parse_label_options(src / "train.csv", "file,y", partial=False)) == {
+        "train": list(FLAT)
+    }
+
+
+def test_a_table_with_a_column_for_each_class_is_named_for_what_it_is(tmp_path):
+    src = make_files(tmp_path / "set", *FLAT)
+    write(src, labels_csv="file,ant,bee\n1.jpg,1,0\n2.jpg,0.0,1.0\n3.jpg,1,0\n4.jpg,0,1\n")
+    with pytest.raises(SourceError, match=r"a column of 0 and 1 for each class .'ant', 'bee'., which no option reads"):
+        read_names(src)
+
+
+def test_two_lists_of_file_and_label_tell_classes_and_splits(tmp_path):
+    src = make_files(tmp_path / "set", *(f"images/{name}" for name in FLAT))
+    write(src, train_txt="images/1.jpg 0\nimages/2.jpg 1\n", test_txt="images/3.jpg 0\nimages/4.jpg 1\n")
+    assert read_names(src) == FLAT_HALVES
+    assert set(read_classes(src)["test"].values()) == {"0", "1"}
+    write(src, test_txt="images/3.jpg 0\nimages/4.jpg 0\n")  # no labels, but 0 for all: test images
+    with pytest.raises(SourceError, match="no row for 2 of 4 images"):
+        read_names(src)
+
+
+def test_a_wrapped_imagenet_of_kaggle_is_read_as_the_one_in_it(tmp_path):
+    for number, wnid in enumerate(mini.WNIDS[:2], 1):
+        make_files(tmp_path / "wrap/imagenet/ILSVRC/Data/CLS-LOC", f"train/{wnid}/{wnid}_1.JPEG")
+        make_files(tmp_path / "wrap/imagenet/ILSVRC/Data/CLS-LOC", f"val/ILSVRC2012_val_{number:08}.JPEG")
+    rows = [f"ILSVRC2012_val_{number:08},{wnid} 1 2 3 4" for number, wnid in enumerate(mini.WNIDS[:2], 1)]
+    (tmp_path / "wrap/imagenet/LOC_val_solution.csv").write_text(lines("ImageId,PredictionString", *rows))
+    mini.write(tmp_path / "wrap/imagenet/ILSVRC/ImageSets/CLS-LOC/val.txt", b"ILSVRC2012_val_00000001 1\n")
+    read = read_classes(tmp_path / "wrap")
+    assert {split: sorted(images.values()) for split, images in read.items()} == {
+        "train": sorted(mini.WNIDS[:2]), "val": sorted(mini.WNIDS[:2])
+    }  # fmt: skip
+
+
+def test_the_table_of_flat_validation_images_is_named(tmp_path):
+    src = make_files(tmp_path / "set", *(f"train/{wnid}/{wnid}_1.JPEG" for wnid in mini.WNIDS[:2]))
+    make_files(src, "val/ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000002.JPEG")
+    rows = (f"ILSVRC2012_val_{n:08}.JPEG {wnid}" for n, wnid in enumerate(mini.WNIDS[:2], 1))
+    (src / "val_map.txt").write_text(lines(*rows))
+    with pytest.raises(SourceError, match=r"or give `labels` \S*/val_map\.txt"):
+        read_names(src)
+    labels = parse_label_options(src / "val_map.txt", "", partial=False)
+    assert {split: len(images) for split, images in read_names(src, labels=labels).items()} == {"train": 2, "val": 2}
+
+
+CARD = "---\nlicense: mit\nconfigs:\n- config_name: default\n  data_files:\n{}---\n# Photos\n"
+CARDS = {
+    "split and path": '  - split: train\n    path: a.parquet\n  - split: test\n    path: "b*"\n',
+    "path and split": "  - path: a.parquet\n    split: train\n  - path: ./b.parquet\n    split: test\n",
+    "lists of paths": "  - split: train\n    path:\n    - a*\n    - c*\n  - split: test\n    path: [b.parquet]\n",
+}
+
+
+def write_parquet(root, *names):
+    root.mkdir(exist_ok=True)
+    for name in names:
+        rows = [{"image": {"bytes": name.encode(), "path": f"{name[0]}.jpg"}, "label": n} for n in (0, 1)]
+        pq.write_table(pa.Table.from_pylist(rows), root / name)
+    return root
+
+
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_the_card_of_a_data_set_tells_the_splits_of_parquet_files(tmp_path, card):
+    src = write_parquet(tmp_path / "set", "a.parquet", "b.parquet")
+    (src / "README.md").write_text(CARD.format(card))
+    read = {split: {path[:1] for path in images} for split, images in read_classes(src).items()}
+    assert read == {"train": {"a"}, "test": {"b"}}
+
+
+def test_a_card_that_contradicts_names_or_itself_is_an_error(tmp_path):
+    src = write_parquet(tmp_path / "set", "train.parquet", "b.parquet")
+    card = "  - split: {}\n    path: train.parquet\n  - split: test\n    path: b.parquet\n"
+    (src / "README.md").write_text(CARD.format(card.format("train")))
+    assert set(read_classes(src)) == {"train", "test"}
+    (src / "README.md").write_text(CARD.format(card.format("validation")))
+    with pytest.raises(SourceError, match=r"train\.parquet is train by its name and val by the README\.md"):
+        read_classes(src)
+    (src / "README.md").write_text(CARD.format(card.format("train") + "  - split: val\n    path: '*'\n"))
+    with pytest.raises(SourceError, match=r"README\.md puts b\.parquet into test and into val"):
+        read_classes(src)
