@@ -408,7 +408,7 @@ def _parse_whole_number(text: str) -> str:
 def _is_no_class(label: str) -> bool:
     """Return whether a label is a list, no value, has control characters, or is a fraction or negative."""
     return (
-        any(one < " " or one == "\x7f" for one in label)
+        any((one < " " and one not in "\t\r\n") or one == "\x7f" for one in label)
         or label[:1] in ("[", "{")
         or label.lower() in ("nan", "null")
         or re.fullmatch(r"-\d.*|\d+\.\d+|\d+\.?\d*[eE][+-]?\d+", label) is not None

@@ -58,7 +58,7 @@ def parse_split_column(name: str, cells: Sequence[str]) -> list[str | None] | No
 
 
 def _check_one_word_each(cells: Sequence[str]) -> None:
-    """Raise ValueError where two cells of other words, too, would be one split: ``PublicTest``, ``PrivateTest``."""
+    """Raise ValueError where two cells of other words, too, would be one split, as of a public and a private test."""
     first: dict[str, str] = {}
     for cell in sorted(cells):
         split = split_of_file(cell)
