@@ -150,7 +150,10 @@ def find_texts_above(root: Path) -> list[TextFile]:
 def find_texts_beside(file: Path) -> list[TextFile]:
     """Return the texts named for splits in the folder of a file, called by their paths."""
     folder = file.absolute().parent
-    return _list_named(folder, "", f"{folder}/")
+    try:
+        return _list_named(folder, "", f"{folder}/")
+    except SourceError:
+        return []  # it may be read by name only
 
 
 def _list_named(folder: Path, name: str, prefix: str) -> list[TextFile]:
