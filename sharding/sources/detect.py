@@ -56,15 +56,19 @@ from alexstream.sharding.sources.imagenet.archives import (
 from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels, find_devkit
 from alexstream.sharding.sources.imagenet.flat_val import has_flat_val_images, list_flat_folder
 from alexstream.sharding.sources.imagenet.kaggle import detect_kaggle, load_class_names, load_kaggle_labels
+from alexstream.sharding.sources.labels.compare import compare_with_texts
 from alexstream.sharding.sources.labels.label_table import LabelTableOptions
 from alexstream.sharding.sources.labels.labeled import detect_labeled
-from alexstream.sharding.sources.labels.split_lists import find_split_lists
-from alexstream.sharding.sources.labels.table_audit import AuditOptions, audit_tables
 from alexstream.sharding.sources.labels.tables_beside import detect_tables_beside
 from alexstream.sharding.sources.parquet import detect_parquet
 from alexstream.sharding.sources.readings import format_options
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
-from alexstream.sharding.sources.structure import LayoutOptions, SourceLayout, SplitFolder, detect_layout
+from alexstream.sharding.sources.structure import (
+    LayoutOptions,
+    SourceLayout,
+    SplitFolder,
+    detect_layout,
+)
 from alexstream.sharding.sources.tars.kind import FOLDER_KINDS, detect_tar_kind, detect_tar_kinds
 from alexstream.sharding.sources.tars.nested import count_tar_images
 from alexstream.sharding.sources.tars.packed import LabelSources
@@ -74,8 +78,15 @@ from alexstream.sharding.sources.tars.webdataset import (
     detect_webdataset,
     has_webdataset_tars,
 )
+from alexstream.sharding.sources.types import (
+    ComparedTexts,
+    Excluded,
+    ListingLog,
+    SourceSplit,
+    SplitLister,
+    with_left_out,
+)
 from alexstream.sharding.sources.types import DetectedSource as DetectedSource
-from alexstream.sharding.sources.types import Excluded, ListingLog, SourceSplit, SplitLister, with_left_out
 from alexstream.sharding.sources.wrappers import move_below, step_over_folders
 
 NamedDevkit = tuple[str, Devkit] | None
@@ -110,8 +121,16 @@ def detect_source(
                 f"{root}: a list of tars has its labels in them; `labels` and `classes_at` are for others"
             )
         return detect_listed_tars(root, tars, classes, split)
-    if labels is not None:
-        return detect_labeled(root, labels, classes, split)
+    if labels is not None and classes_at is not None:
+        raise SourceError(
+            f"{root}: `labels` gives the classes by a table, and `classes_at` by the folders; give one of the two"
+        )
+    found = detect_labeled(root, labels, classes, split) if labels is not None else _detect_form(root, choice)
+    return compare_with_texts(found, root, split)
+
+
+def _detect_form(root: Path, choice: LayoutOptions) -> DetectedSource:
+    """Detect the form of a source without a table of labels given."""
     if not root.is_dir():
         return _detect_file(root, choice)
     listed = list_items(root)
@@ -249,13 +268,7 @@ def _detect_original_archives(
         alone = _detect_folders(_SourceFolder(root, listed, choice))
         return replace_reasons(alone, lambda path, why: _expand_tars(root, [(path, rows.get(path, why))], kinds))
     found = replace(found, read=tuple(sorted(used)), unread=tuple(folders))
-    found = with_left_out(found, _expand_tars(root, left, kinds), notices)
-    if not all(kinds[name] in FOLDER_KINDS for name in used):
-        return found
-    return audit_tables(found, root, [], AuditOptions(
-        readings="choose: `classes_at` 1 for the class folders in the tars",
-        check_classes=choice.level is None, check_splits=not choice.split,
-    ))  # fmt: skip
+    return with_left_out(found, _expand_tars(root, left, kinds), notices)
 
 
 def _expand_tars(root: Path, left: Excluded, kinds: Mapping[str, str]) -> Excluded:
@@ -304,6 +317,15 @@ def _detect_tables(source: _SourceFolder) -> DetectedSource | None:
     return move_below(found, source.root, path) if found else None
 
 
+def _detect_kaggle(source: _SourceFolder) -> DetectedSource | None:
+    """Detect Kaggle's ImageNet, also in a folder around it."""
+    if (found := detect_kaggle(source.root)) is not None:
+        return found
+    path, _ = step_over_folders(source.root, source.listed)
+    found = detect_kaggle(source.root.joinpath(*path)) if path and source.choice.level is None else None
+    return move_below(found, source.root, path) if found else None
+
+
 def _detect_wrapped_tars(source: _SourceFolder) -> DetectedSource | None:
     """Detect archives beside folders in a folder that is stepped over, unless the level of class folders is given."""
     root, listed, choice = source
@@ -327,7 +349,7 @@ def _refuse_foreign(source: _SourceFolder) -> None:
 # The forms of a folder of images, each tried if none before it fits; class folders are what is left.
 DETECTORS: tuple[Callable[[_SourceFolder], DetectedSource | None], ...] = (
     lambda source: detect_dataset_v1(source.root),
-    lambda source: detect_kaggle(source.root),
+    _detect_kaggle,
     _detect_tars,
     _detect_wrapped_tars,
     lambda source: detect_parquet(source.root, source.choice.classes or None, source.choice.split),
@@ -349,6 +371,8 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
         replace(choice, level=None) if choice.level == TAR_LEVEL else choice
     )  # TAR then applies within the split folders
     layout = detect_layout(DiskTree(root), str(root), unsaid)
+    if choice.level == TAR_LEVEL:
+        _check_any_tars(root, layout)
     if "" in layout.branches:
         return _detect_one_split(root, listed, layout.branches[""], choice)
     folders = layout.list_folders()
@@ -372,7 +396,13 @@ def _detect_folder_splits(source: _SourceFolder) -> DetectedSource:
     found = with_left_out(DetectedSource(kind="folder", description=says, splits=made), left, notices)
     first = [path for path, _ in next(iter(layout.branches.values())).list_folders()]
     tops = [root.joinpath(*path[: len(layout.above) + 1]) for path in first]
-    return audit_tables(found, root, folders, _audit_options(tops, choice, kit))
+    compared = ComparedTexts(
+        readings=lambda: format_options(*map(DiskTree, tops)),  # the level of ``--classes-at`` counts from each of them
+        ways=tuple(folders),
+        checks_classes=choice.level is None and kit is None,
+        is_decided=choice.level is not None,
+    )
+    return replace(found, compared=compared)
 
 
 def _leave_out(root: Path, layout: SourceLayout) -> tuple[Excluded, list[str]]:
@@ -393,16 +423,11 @@ def _leave_out(root: Path, layout: SourceLayout) -> tuple[Excluded, list[str]]:
     return left, notices
 
 
-def _audit_options(tops: Sequence[Path], choice: LayoutOptions, kit: NamedDevkit = None) -> AuditOptions:
-    """Return what is compared with tables beside the folders: not what the caller has chosen.
-
-    The level of ``--classes-at`` counts from each of ``tops``.
-    """
-    return AuditOptions(
-        readings=format_options(*map(DiskTree, tops)),
-        check_classes=choice.level is None and kit is None,
-        check_splits=not choice.split and kit is None,
-    )
+def _check_any_tars(root: Path, layout: SourceLayout) -> None:
+    """Raise SourceError where tars were said to be the classes and there are none."""
+    ways = [path for one in layout.branches.values() for path, _ in one.list_folders()]
+    if not any(select_files(list_items(root.joinpath(*way)), ".tar") for way in ways):
+        raise SourceError(f"{root}: `classes_at` 0 is for tars that are named for their class; give 1, 2 … or last")
 
 
 def _same_folders(root: Path, ways: Sequence[tuple[str, ...]]) -> list[str]:
@@ -471,21 +496,19 @@ def _detect_one_split(
     lister: SplitLister = partial(list_split_folder, root, branch, split, None)
     made, says = {split: lister}, f"one folder per class ({inside}{split})"
     told_by_name = split_of_word(root.name) or any(map(split_of_file, branch.path))
-    options = f"{format_options(DiskTree(root))}, all as {choice.split or 'train'} unless `split` says another"
-    decided = choice.level is not None
-    if not decided:
+    if choice.level is None:
         _check_class_archives(root, branch.path)
-    lists = None if told_by_name else find_split_lists(root, branch.path, options, decided=decided)
-    if lists is not None and not lists.left_aside:
-        folders = f"{'/'.join(branch.path)}/, with " if branch.path else ""
-        made = {name: lists.select(lister, name, options) for name in lists.names()}
-        says = f"one folder per class ({folders}the splits of {lists.describe()})"
-    found = DetectedSource(kind="folder", description=says, splits=made)
     left = _list_skipped_above(root, [branch.path], None)
     notices = [f"{name}/: left out: {why}" for name, why in left if why == NO_IMAGES]
-    if lists is not None and lists.left_aside:
-        notices.append(f"{lists.describe()}: its splits are left aside, and all images are {split}")
-    return audit_tables(with_left_out(found, left, notices), root, [branch.path], _audit_options([root], choice))
+    compared = ComparedTexts(
+        readings=lambda: format_options(DiskTree(root)),
+        ways=(branch.path,),
+        is_default_split=not told_by_name,
+        checks_classes=choice.level is None,
+        is_decided=choice.level is not None,
+    )
+    found = DetectedSource(kind="folder", description=says, splits=made, compared=compared)
+    return with_left_out(found, left, notices)
 
 
 def _check_class_archives(root: Path, way: Sequence[str]) -> None:
@@ -553,9 +576,15 @@ def _find_val_labels(folder: Path, kit: NamedDevkit, root: Path) -> ValLabels:
                 return table
         raise SourceError(
             f"{folder}: validation images without class folders, whose labels are in the devkit, and no devkit is in "
-            f"{root}; {ilsvrc.FETCH_DEVKIT.replace('that folder', str(root))}"
+            f"{root}; {ilsvrc.FETCH_DEVKIT.replace('that folder', str(root))}{_or_val_table(root)}"
         )
     return kit[1].val_labels()
+
+
+def _or_val_table(root: Path) -> str:
+    """Return the option that reads a table named for validation beside the images; "" without one."""
+    tables = [name for name in DiskTree(root).tables if split_of_file(name.rpartition(".")[0]) == "val"]
+    return f", or give `labels` {root / tables[0]} if it tells the class of each image" if tables else ""
 
 
 def _make_inner_lister(root: Path, name: str, split: str, kit: NamedDevkit, choice: LayoutOptions) -> SplitLister:

@@ -15,6 +15,7 @@ from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of, quote_value
 from alexstream.sharding.dataset_v1.layout import SPLITS
 from alexstream.sharding.sources.compressed import COMPRESSED, is_compressed
+from alexstream.sharding.sources.dataset_card import split_by_card
 from alexstream.sharding.sources.files import is_image_name, is_system, list_items, select_files
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
 
@@ -100,7 +101,7 @@ def assign_splits(root: Path, files: Sequence[str], asked: str = "", *, chosen: 
     """
     if not chosen:
         _check_one_set(root, files)
-    told = {path: _file_split(root, path) for path in files}
+    told = _tell_splits(root, files)
     untold = [path for path in files if told[path] is None]
     if len(untold) < len(files):
         if untold and asked not in told.values():
@@ -122,6 +123,18 @@ def assign_splits(root: Path, files: Sequence[str], asked: str = "", *, chosen: 
             f"is not a known name of one; {settle}"
         )
     return FilesBySplit({asked or "train": list(files)}, [], is_unnamed=True)
+
+
+def _tell_splits(root: Path, files: Sequence[str]) -> dict[str, str | None]:
+    """Return the split of each file by its name, its folders, or the card of the data set; None for none."""
+    told = {path: _file_split(root, path) for path in files}
+    for path, split in split_by_card(root, files).items():
+        if told[path] not in (None, split):
+            raise SourceError(
+                f"{root}: {path} is {told[path]} by its name and {split} by the README.md; rename it, or correct that"
+            )
+        told[path] = split
+    return told
 
 
 def report_missing_parts(files: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ _NEUTRAL = (
 _NEUTRAL_WORDS = frozenset(_NEUTRAL.split())
 _UNLABELLED_WORDS = frozenset(("pred", "preds", "predict", "prediction", "predictions", "unlabeled", "unlabelled"))
 _SIZE = re.compile(r"\d*[a-z]?\d*|\d+x\d+|imagenet\d+k|in\d+k|v\d+")
-_COMPOUND = re.compile(rf"({'|'.join(_SPLIT_OF)})(?:set|data|images?|imgs?|dir|folder|s?split)")
+_COMPOUND = re.compile(rf"({'|'.join(_SPLIT_OF)})(?:set|data|images?|imgs?|dir|folder|lists?|files?|ids?|s?split)")
 
 
 def split_of_word(word: str) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from alexstream.sharding.dataset_v1.layout import SPLITS
 
@@ -72,12 +73,33 @@ SplitLister = Callable[[ListingLog], SourceSplit]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedTexts:
+    """How a source is compared with the tables and lists of splits around its images.
+
+    ``ways``: the folders of its splits, relative to the source, on the way to which texts are looked for. ``inside``:
+    texts in its archives, as ``TextFile``. ``used``: tables that are read for labels already. ``readings``: returns the
+    readings of the images as they lie, with the options, for errors. ``is_default_split``: nothing tells the split of
+    its images. ``checks_classes``: folders are classes, to be compared with tables. ``is_decided``: the caller has
+    decided against lists.
+    """
+
+    readings: Callable[[], str]
+    ways: tuple[tuple[str, ...], ...] = ()
+    inside: tuple[Any, ...] = ()
+    used: tuple[Path, ...] = ()
+    is_default_split: bool = False
+    checks_classes: bool = False
+    is_decided: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectedSource:
     """A detected source: ``kind`` is an identifier, ``description`` a sentence for people.
 
     ``splits``: a lister for each split, in the order train, val, test. ``read``: the files, or folders of data sets,
     that are read, where these are no class folders; ``unread``: folders beside them, which no lister reports;
-    ``tells_splits``: their names, and not a default, tell the splits. All paths are relative to the source.
+    ``tells_splits``: their names, and not a default, tell the splits; ``compared``: how it is compared with texts
+    around its images, if it is. All paths are relative to the source.
     """
 
     kind: str
@@ -86,6 +108,7 @@ class DetectedSource:
     read: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     tells_splits: bool = True
+    compared: ComparedTexts | None = None
 
     def __post_init__(self) -> None:
         """Sort the splits in the order train, val, test."""

@@ -52,6 +52,9 @@ def move_below(found: DetectedSource, root: Path, path: Sequence[str]) -> Detect
 
     splits = {name: map_listing(make, move_entry, move_row) for name, make in found.splits.items()}
     moved = replace(found, description=f"{found.description}, in {folder}/", splits=splits)
+    if compared := found.compared:
+        ways = tuple((*path, *way) for way in compared.ways or ((),))
+        moved = replace(moved, compared=replace(compared, ways=ways))
     return with_left_out(moved, _list_above(root, path), [])
 
 

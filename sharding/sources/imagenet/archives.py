@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alexstream.core.errors import SourceError
 from alexstream.sharding.sources.files import TEST_IMAGES, has_system_part, open_range_file
+from alexstream.sharding.sources.folder_tree import LAST_LEVEL
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit
 from alexstream.sharding.sources.imagenet.flat_val import list_flat_tar
@@ -20,9 +21,10 @@ from alexstream.sharding.sources.split_words import split_of_file
 from alexstream.sharding.sources.structure import LayoutOptions
 from alexstream.sharding.sources.tars.kind import FOLDER_KINDS, detect_tar_kind
 from alexstream.sharding.sources.tars.nested import InnerTars, count_tar_images, iter_nested_members
-from alexstream.sharding.sources.tars.packed import LabelSources, detect_packed_folders
+from alexstream.sharding.sources.tars.packed import LabelSources, PackedFolders, detect_packed_folders
 from alexstream.sharding.sources.tars.walk import ArchiveMember, iter_last_members, walk_tar
 from alexstream.sharding.sources.types import (
+    ComparedTexts,
     DetectedSource,
     Entry,
     Excluded,
@@ -51,7 +53,8 @@ def detect_archives(
     """
     splits: dict[str, SplitLister] = {}
     used: list[str] = []
-    for split, names, make in _iter_candidates(root, kinds, labels, choice, prefix):
+    folders = _detect_folders(root, kinds, labels, choice, prefix)
+    for split, names, make in _iter_candidates(root, kinds, labels, folders, prefix):
         if split not in splits:
             splits[split] = make
             used += names
@@ -60,7 +63,29 @@ def detect_archives(
     kit_used = [labels.kit_name] if labels.kit_name not in ("", ".") else []
     says = f"{_describe_archives(kinds, used)} ({', '.join([*_abbreviate(list(dict.fromkeys(used))), *kit_used])})"
     told = bool(choice.split) or all(kinds[name] not in FOLDER_KINDS or split_of_file(name) for name in used)
-    return DetectedSource(kind="archives", description=says, splits=splits, tells_splits=told), set(used)
+    found = DetectedSource(kind="archives", description=says, splits=splits, tells_splits=told)
+    if used and all(kinds[name] in FOLDER_KINDS for name in used):
+        found = replace(found, compared=_compare_folders(folders, choice))
+    return found, set(used)
+
+
+def _compare_folders(folders: PackedFolders, choice: LayoutOptions) -> ComparedTexts:
+    level = "last" if folders.level == LAST_LEVEL else folders.level
+    return ComparedTexts(
+        readings=lambda: f"choose: `classes_at` {level} for the class folders in the tars",
+        inside=tuple(folders.texts),
+        is_default_split=folders.is_default_split,
+        checks_classes=choice.level is None,
+        is_decided=choice.level is not None,
+    )
+
+
+def _detect_folders(
+    root: Path, kinds: Mapping[str, str], labels: LabelSources, choice: LayoutOptions, prefix: str
+) -> PackedFolders:
+    packed = [name for name, kind in kinds.items() if kind in FOLDER_KINDS]
+    alone = choice if len(packed) == len(kinds) else replace(choice, split="")
+    return detect_packed_folders(root, packed, prefix, alone, labels) if packed else PackedFolders({}, [])
 
 
 def _describe_archives(kinds: Mapping[str, str], used: Sequence[str]) -> str:
@@ -72,7 +97,7 @@ def _describe_archives(kinds: Mapping[str, str], used: Sequence[str]) -> str:
 
 
 def _iter_candidates(
-    root: Path, kinds: Mapping[str, str], labels: LabelSources, choice: LayoutOptions, prefix: str
+    root: Path, kinds: Mapping[str, str], labels: LabelSources, folders: PackedFolders, prefix: str
 ) -> Iterator[tuple[str, list[str], SplitLister]]:
     """Yield what each split may be made of, the best first: split, names of the tars, lister."""
     kit = labels.devkit
@@ -83,10 +108,7 @@ def _iter_candidates(
     labelled = [name for name, kind in kinds.items() if kind == "class-val"]
     if labelled:
         yield "val", labelled, partial(_list_classes, _join_paths(root, labelled), prefix, "val", kit)
-    packed = [name for name, kind in kinds.items() if kind in FOLDER_KINDS]
-    alone = choice if len(packed) == len(kinds) else replace(choice, split="")
-    folders = detect_packed_folders(root, packed, prefix, alone, labels) if packed else {}
-    for split, (names, make) in folders.items():
+    for split, (names, make) in folders.splits.items():
         labelled += names if split == "val" else []
         yield split, names, make
     val = _find_val_tar(root, kinds)

@@ -41,7 +41,6 @@ _NON_CLASS_NAMES = frozenset(
     ["text", "caption", "description", "prompt", "title", "url", "width", "height", "bbox", "mask"]
 )
 _WHOLE_NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE][+-]?\d{1,2})?", re.ASCII)
-_COLUMNS_REMEDY = "`labels.columns` FILE,CLASS names the columns, by their header or by number from 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +90,28 @@ class LabelRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """A table as read: stripped cells, and the line of each row."""
+    """A table as read: stripped cells, and the line of each row; ``was_found`` if nobody has named it."""
 
     path: Path
     lines: list[int]
     cells: list[list[str]]
     names_columns: bool  # in its first row, as JSON does
+    was_found: bool = False
 
     @property
     def where(self) -> str:
         """The file name, for messages."""
         return self.path.name
+
+    @property
+    def option(self) -> str:
+        """The option that names its columns, and before it the one that names the table where that was found."""
+        return f"`labels` {self.path} `labels.columns`" if self.was_found else "`labels.columns`"
+
+    @property
+    def columns_remedy(self) -> str:
+        """What to do where its columns are not clear."""
+        return f"{self.option} FILE,CLASS names the columns, by their header or by number from 1"
 
 
 def load_table(path: Path) -> LabelTable:
@@ -109,11 +119,16 @@ def load_table(path: Path) -> LabelTable:
     place = as_path(path)
     if not place.is_file():
         raise SourceError(f"{place}: no such table of labels; give `labels` a CSV, TSV or JSON-lines file")
-    text = _decode_text(read_small_file(place), place)
+    return parse_table(read_small_file(place), place)
+
+
+def parse_table(data: bytes, place: Path) -> LabelTable:
+    """Parse the bytes of a table; ``place`` names it in errors, which are those of ``load_table``."""
+    text = decode_text(data, place)
     suffix = place.name.lower().rpartition(".")[2]
     try:
         is_json = text.lstrip()[:1] in ("{", "[")
-        rows = _parse_json_rows(text, suffix) if is_json else _parse_delimited(text, suffix)
+        rows = parse_json_rows(text, suffix) if is_json else _parse_delimited(text, suffix)
     except (ValueError, csv.Error) as error:
         raise SourceError(f"{place}: no table of labels ({error}); expected CSV, TSV or JSON lines") from error
     if not rows:
@@ -130,7 +145,8 @@ def load_table(path: Path) -> LabelTable:
     return LabelTable(path=place, lines=lines, cells=[row for _, row in rows], names_columns=is_json)
 
 
-def _decode_text(data: bytes, place: Path) -> str:
+def decode_text(data: bytes, place: Path) -> str:
+    """Decode UTF-8 or UTF-16 with its mark. Raises SourceError, which calls the text ``place``, for anything else."""
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -162,7 +178,7 @@ def _parse_csv(text: str, separator: str) -> list[tuple[int, list[str]]]:
     return [(line, row) for line, row in rows if any(row)]
 
 
-def _parse_json_rows(text: str, suffix: str) -> list[tuple[int, list[str]]]:
+def parse_json_rows(text: str, suffix: str) -> list[tuple[int, list[str]]]:
     """Parse one object per line, a list of objects, or one object of file → class; row 1 has the field names."""
     lines = [line for line in text.splitlines() if line.strip()]
     if suffix in ("jsonl", "ndjson") or (len(lines) > 1 and lines[0].startswith("{") and _is_json(lines[0])):
@@ -248,7 +264,7 @@ def _find_given_columns(table: LabelTable, header: Sequence[str], asked: Sequenc
     if missing is not None or len(set(places)) < len(places):
         raise SourceError(
             f"{table.path}: no column {quote_value(missing)}, or one named twice; it has {_format_header(header)}: "
-            f"give others to `labels.columns`"
+            f"give others to {table.option}"
         )
     return [place for place in places if place is not None]
 
@@ -276,17 +292,29 @@ def _guess_columns(
         which = f"{len(files)} columns may name the images" if files else "no column names images that are there"
         raise SourceError(
             f"{table.path}: {which}, of {_format_header(header)} (first row: {_format_header(sample[0])}); "
-            f"{_COLUMNS_REMEDY}"
+            f"{table.columns_remedy}"
         )
     rest = [c for c in columns if c not in files and c not in splits and names[c] not in _NON_CLASS_NAMES]
     classes = [c for c in rest if names[c] in _CLASSES] or (rest if len(rest) == 1 else [])
+    _check_no_one_hot(table, header, body, [c for c in rest if names[c] not in _CLASSES])
     if not classes and not has_header:
         classes = [c for c in rest if not all(_is_number(row[c]) for row in sample)]
     if len(classes) != 1:
         which = f"{len(classes)} columns may be the class" if classes else "no column is known to be the class"
-        raise SourceError(f"{table.path}: {which}, of {_format_header(header)}; {_COLUMNS_REMEDY}")
+        raise SourceError(f"{table.path}: {which}, of {_format_header(header)}; {table.columns_remedy}")
     _check_class_repeats(table, header, body, classes[0], sure=names[classes[0]] in _CLASSES)
     return files[0], classes[0]
+
+
+def _check_no_one_hot(table: LabelTable, header: Sequence[str], body: range, columns: Sequence[int]) -> None:
+    """Raise SourceError for a table with a column for each class, of which each row has 1 in its own."""
+    named = [c for c in columns if {table.cells[i][c] for i in body} <= {"0", "1", "0.0", "1.0"}]
+    if len(named) > 1 and all(sum(table.cells[i][c] in ("1", "1.0") for c in named) == 1 for i in body):
+        shown = _format_header([header[c] for c in named])
+        raise SourceError(
+            f"{table.path}: has a column of 0 and 1 for each class ({shown}), which no option reads; write a table of "
+            "file and class"
+        )
 
 
 def _narrow_file_columns(files: Sequence[int], names: Sequence[str], sample: Sequence[Sequence[str]]) -> list[int]:
@@ -307,7 +335,7 @@ def _check_class_repeats(table: LabelTable, header: Sequence[str], body: range, 
     if not sure and len(body) > 2 and len(labels) == len(body) and not all(one.isdigit() for one in labels):
         raise SourceError(
             f"{table.path}: every row has a class of its own in column {quote_value(header[label])}; if it is the "
-            f"class, say so: {_COLUMNS_REMEDY}"
+            f"class, say so: {table.columns_remedy}"
         )
 
 
@@ -338,13 +366,13 @@ def _parse_splits(
             line = next(table.lines[i] for i in body if table.cells[i][column] == cell)
             raise SourceError(
                 f"{table.path}: line {line} has {quote_value(cell)} in column {quote_value(header[column])}, "
-                f"{expected}; `labels.columns` FILE,CLASS leaves this column aside"
+                f"{expected}; {table.option} FILE,CLASS leaves this column aside"
             ) from error
         wrong = next((n for n, split in enumerate(told or ()) if splits[n] not in (None, split)), None)
         if wrong is not None:
             raise SourceError(
                 f"{table.path}: line {table.lines[body[wrong]]} tells two splits, in columns "
-                f"{quote_value(header[used[0]])} and {quote_value(header[column])}; `labels.columns` FILE,CLASS,SPLIT "
+                f"{quote_value(header[used[0]])} and {quote_value(header[column])}; {table.option} FILE,CLASS,SPLIT "
                 "chooses one"
             )
         if told is not None:
@@ -365,7 +393,7 @@ def _parse_labels(table: LabelTable, header: Sequence[str], body: range, column:
         if isinstance(label, _JsonBoolean) or _is_label_list(label, known) or _is_no_class(label):
             raise SourceError(
                 f"{table.path}: line {table.lines[i]} has {quote_value(label[:40])} in column "
-                f"{quote_value(header[column])}, expected one class, by name or number from 0; {_COLUMNS_REMEDY}"
+                f"{quote_value(header[column])}, expected one class, by name or number from 0; {table.columns_remedy}"
             )
     _check_spellings(table, header, body, column, labels)
     return labels
@@ -378,9 +406,10 @@ def _parse_whole_number(text: str) -> str:
 
 
 def _is_no_class(label: str) -> bool:
-    """Return whether a label is a list, no value, or a number that is not whole, or negative."""
+    """Return whether a label is a list, no value, has control characters, or is a fraction or negative."""
     return (
-        label[:1] in ("[", "{")
+        any((one < " " and one not in "\t\r\n") or one == "\x7f" for one in label)
+        or label[:1] in ("[", "{")
         or label.lower() in ("nan", "null")
         or re.fullmatch(r"-\d.*|\d+\.\d+|\d+\.?\d*[eE][+-]?\d+", label) is not None
     )

@@ -37,6 +37,7 @@ from alexstream.sharding.sources.split_words import split_of_file, split_of_word
 from alexstream.sharding.sources.tars.walk import iter_last_members
 from alexstream.sharding.sources.types import (
     WHOLE_FILE,
+    ComparedTexts,
     DetectedSource,
     Entry,
     ListingLog,
@@ -47,6 +48,7 @@ from alexstream.sharding.sources.types import (
 
 _NO_SPLIT_FOLDER = ""  # stands for images outside the split folders
 _NOT_AN_IMAGE = "no image by its name"
+_MAX_FOLDERS = 32  # of images, in which lists of splits are looked for
 
 
 class LabeledFile(NamedTuple):
@@ -232,12 +234,13 @@ def detect_with_tables(
     images = _collect_images(root, tables)
     if not images.images:
         raise SourceError(f"{root}: no images found; expected those that {tables[0].name} names")
-    labels, said = _read_tables(root, tables, images, asked.columns if asked else ())
+    labels, said = _read_tables(root, tables, images, asked)
     folders, missing = _find_unlabeled(root, images, labels)
     _check_any_label(tables, images, labels)
     if asked is None or not asked.partial:
         _check_complete(tables, images, labels, missing, "" if asked else f"`labels` {tables[0]} ")
-    splits = _assign_splits(images, labels, split or "", split_of_word(root.name) if len(tables) == 1 else None)
+    of_source = split_of_word(root.name) if len(tables) == 1 else None
+    splits = _assign_splits(images, labels, split or "", of_source)
     made = _make_listers(images, splits, _assign_classes(labels, classes, _find_class_names_beside(root, folders)))
     counts = [f"{name}: {count_of(count, 'image')}" for name, count in Counter(splits.values()).items()]
     says = f"images with the labels of {' and '.join(said)} ({', '.join(counts)})"
@@ -254,11 +257,50 @@ def detect_with_tables(
         else:
             made[own] = partial(_list_class_folders, root, folder, own)
             says += f", and class folders in {folder}/"
-    words = _load_words(root)
-    first = next(name for name in SPLITS if name in made)
+    first, words = next(name for name in SPLITS if name in made), _load_words(root)
     made = {name: partial(_add_class_names, make, words) for name, make in made.items()}
     made[first] = with_log(made[first], excluded, notices)
-    return DetectedSource(kind="table", description=says, splits=made)
+    return DetectedSource(
+        kind="table",
+        description=says,
+        splits=made,
+        compared=_compare_tables(tables, asked, images, labels, is_named=of_source is not None),
+    )
+
+
+def _compare_tables(
+    tables: Sequence[Path],
+    asked: LabelTableOptions | None,
+    images: _ImageIndex,
+    labels: _LabelIndex,
+    *,
+    is_named: bool,
+) -> ComparedTexts:
+    """Return how the splits are compared with lists; ``is_named``: the source is named for a split."""
+    return ComparedTexts(
+        readings=partial(_format_reading, tables),
+        ways=_list_image_folders(images),
+        used=tuple(tables),
+        is_default_split=not is_named and not any(_tells_split(images, i, one) for i, one in labels.by_image.items()),
+        is_decided=asked is not None and len(asked.columns) == 2,
+    )
+
+
+def _tells_split(images: _ImageIndex, position: int, label: _ImageLabel) -> bool:
+    return bool(label.told_split or split_of_path(images.images[position].path))
+
+
+def _format_reading(tables: Sequence[Path]) -> str:
+    """Return the option that decides for the tables alone, against lists of splits beside them."""
+    if len(tables) > 1:
+        return f"move {' and '.join(table.name for table in tables)} or the lists of splits away"
+    return f"choose: `labels` {tables[0]} with `labels.columns` FILE,CLASS for the table alone"
+
+
+def _list_image_folders(images: _ImageIndex) -> tuple[tuple[str, ...], ...]:
+    """Return the folders of the first images, which may hold lists of splits, too."""
+    folders = dict.fromkeys(i.path.rpartition("/")[0] for i in images.images[::100] if i.path == i.container)
+    return tuple(tuple(folder.split("/")) for folder in list(folders)[:_MAX_FOLDERS] if folder)
 
 
 def _load_words(root: Path) -> dict[str, str]:
@@ -290,13 +332,13 @@ def _list_excluded(
 
 
 def _read_tables(
-    root: Path, tables: Sequence[Path], images: _ImageIndex, columns: Sequence[str]
+    root: Path, tables: Sequence[Path], images: _ImageIndex, asked: LabelTableOptions | None
 ) -> tuple[_LabelIndex, list[str]]:
     """Read the labels of all tables; return them, and a description of each table with its columns."""
     labels, said = _LabelIndex(), []
     for path in tables:
-        table, of_table = load_table(path), split_of_table(root, path)
-        rows, named = parse_rows(table, columns, partial(_is_image, images, of_table))
+        table, of_table = replace(load_table(path), was_found=asked is None), split_of_table(root, path)
+        rows, named = parse_rows(table, asked.columns if asked else (), partial(_is_image, images, of_table))
         labels.add(table.where, images, rows, of_table)
         said.append(f"{table.where} ({named})")
     return labels, said

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from alexstream.core.errors import SourceError
 from alexstream.core.schema import parse_json
-from alexstream.sharding.sources.files import has_file, is_image_name, is_system, list_items, read_small_file
-from alexstream.sharding.sources.labels.label_table import load_table
-
-_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".lst")
-_MAX_FOLDERS = 32  # side by side; more folders are classes
-_MAX_DEPTH = 2  # levels of folders without images that are searched for tables
+from alexstream.sharding.sources.files import is_image_name
+from alexstream.sharding.sources.labels.label_table import decode_text, parse_json_rows, parse_table
+from alexstream.sharding.sources.split_words import split_of_word
 
 
 class NameIndex:
     """Rows by the file names in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, above: Sequence[str] = ()) -> None:
+        """``above`` are the folders that lead to the source, which may be written, too."""
         self._rows: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+        self._above = tuple(above)
+        self._folders: dict[tuple[str, ...], tuple[str, ...]] = {}  # equal ones are one object
 
     def __len__(self) -> int:
         """Return the number of different file names."""
@@ -27,58 +28,60 @@ class NameIndex:
 
     def add(self, name: str, row: int) -> None:
         """Add a name, which may have folders and an extension, as found in a row."""
-        *folders, file = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [""]
+        *folders, file = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")] or [""]
         if file:
-            self._rows.setdefault(_stem(file), []).append((tuple(folders), row))
+            written = tuple(folders)
+            self._rows.setdefault(_stem(file), []).append((self._folders.setdefault(written, written), row))
 
     def find(self, path: str) -> list[int]:
         """Return the rows that may name the image at ``path``; folders written in a row must be on its path."""
         *folders, file = path.split("/")
         rows = self._rows.get(_stem(file))
-        return [row for written, row in rows if _fits(written, folders)] if rows else []
+        return [row for written, row in rows if _fits(written, folders, self._above)] if rows else []
+
+    def find_elsewhere(self, path: str) -> list[int]:
+        """Return the rows that name the file of ``path``, in whatever folders."""
+        return [row for _, row in self._rows.get(_stem(path.rpartition("/")[2]), ())]
 
 
 def _stem(file: str) -> str:
     return file.rpartition(".")[0] if is_image_name(file) else file
 
 
-def _fits(written: Sequence[str], folders: Sequence[str]) -> bool:
-    """Return whether written folders are those of an image, as far as both are known; a table may be of elsewhere."""
-    return set(written) <= set(folders) or (len(written) > len(folders) and list(written[-len(folders) :]) == folders)
+def _fits(written: Sequence[str], folders: Sequence[str], above: Sequence[str]) -> bool:
+    """Return whether written folders are those of an image, as far as both are known; a table may be of elsewhere.
 
-
-def find_table_files(root: Path, ways: Iterable[Sequence[str]]) -> list[Path]:
-    """Return the files that may be tables: in ``root``, on the ways to the images, and in folders without images.
-
-    ``ways`` are the paths of the folders of the splits, relative to ``root``.
+    Folders above the source may be others, but not those of another split.
     """
-    on_way = {tuple(way[:depth]) for way in ways for depth in range(len(way) + 1)} | {()}
-    found: list[Path] = []
-    for way in sorted(on_way):
-        folder = root.joinpath(*way)
-        _collect_tables(folder, found, {name for *above, name in filter(None, on_way) if tuple(above) == way}, 0)
-    return found
+    if set(written) <= set(folders):
+        return True
+    whole = [*above, *folders]
+    common = 0
+    while common < min(len(written), len(whole)) and written[-1 - common] == whole[-1 - common]:
+        common += 1
+    if common == len(written):
+        return True
+    theirs = {split for part in written[: len(written) - common] if (split := split_of_word(part))}
+    ours = {split for part in [*above[-1:], *folders] if (split := split_of_word(part))}
+    return common >= max(1, len(folders)) and (not theirs or not ours or bool(theirs & ours))
 
 
-def _collect_tables(folder: Path, found: list[Path], skipped: set[str], depth: int) -> None:
-    listed = [item for item in list_items(folder) if not is_system(item.name)]
-    found += [folder / item.name for item in listed if not item.is_dir and item.name.lower().endswith(_EXTENSIONS)]
-    folders = [folder / item.name for item in listed if item.is_dir and item.name not in skipped]
-    if depth < _MAX_DEPTH and len(folders) <= _MAX_FOLDERS:
-        for inner in folders:
-            if not has_file(inner, is_image_name):
-                _collect_tables(inner, found, set(), depth + 1)
+def parse_names(name: str, data: bytes) -> list[list[str]]:
+    """Return the rows of a list of images: of a table, of JSON, or of lines with one name; [] for anything else.
 
-
-def load_names(path: Path) -> list[list[str]]:
-    """Return the rows of a list of images: of a table, of JSON, or of lines with one name; [] for anything else."""
+    ``name`` is that of the file, whose extension tells what it is.
+    """
     try:
-        text = read_small_file(path).decode("utf-8-sig")
-        if path.name.lower().endswith(".json") and (names := _flatten(parse_json(text))):
-            return [[name] for name in names]
+        text = decode_text(data, Path(name))
+        if name.lower().endswith(".json"):
+            value = parse_json(text)
+            if names := _flatten(value):
+                return [[one] for one in names]
+            if rows := _find_records(value):
+                return rows
         if all(len(line.split()) == 1 for line in text.splitlines()[:20] if line.strip()) and "," not in text[:1000]:
             return [[line.strip()] for line in text.splitlines() if line.strip()]
-        return load_table(path).cells
+        return parse_table(data, Path(name)).cells
     except (SourceError, ValueError):
         return []
 
@@ -88,3 +91,12 @@ def _flatten(value: object) -> list[str]:
     lists = [names for names in (value.values() if isinstance(value, dict) else [value]) if isinstance(names, list)]
     names = [name for held in lists for name in held]
     return names if all(isinstance(name, str) for name in names) else []
+
+
+def _find_records(value: object) -> list[list[str]]:
+    """Return the rows of the first list of objects in a JSON object, as ``images`` of COCO; [] without one."""
+    held = list(value.values()) if isinstance(value, dict) else []
+    for one in held:
+        if isinstance(one, list) and one and all(isinstance(record, dict) for record in one):
+            return [cells for _, cells in parse_json_rows(json.dumps(one), "json")]
+    return []

@@ -46,6 +46,7 @@ def parse_split_column(name: str, cells: Sequence[str]) -> list[str | None] | No
         return [told[cell] for cell in cells]
     words = {cell: split_of_word(cell) for cell in set(cells)}
     if normalized in _NAMES:
+        _check_one_word_each([cell for cell, split in words.items() if split is None])
         words = {cell: split or split_of_file(cell) for cell, split in words.items()}
     if cells and all(words.values()):
         return [words[cell] for cell in cells]
@@ -54,6 +55,15 @@ def parse_split_column(name: str, cells: Sequence[str]) -> list[str | None] | No
         wrong = next(cell for cell in cells if words[cell] is None)
         raise ValueError(wrong, "expected words for train, val or test")
     return None
+
+
+def _check_one_word_each(cells: Sequence[str]) -> None:
+    """Raise ValueError where two cells of other words, too, would be one split, as of a public and a private test."""
+    first: dict[str, str] = {}
+    for cell in sorted(cells):
+        split = split_of_file(cell)
+        if split and first.setdefault(split, cell) != cell:
+            raise ValueError(cell, f"and {first[split]!r} too, which may both be {split}; expected train, val or test")
 
 
 def _split_of_flag(name: str, cell: str) -> str:

@@ -1,168 +1,331 @@
-"""Read the splits of images in class folders from what lies beside them.
+"""Compare the splits of a source with the lists and tables of splits around it, or read its splits from them.
 
-That are lists (``train.txt`` and ``test.txt``), tables with a column of splits, or CUB's flags.
+Where nothing else tells the splits, lists that name every image in one split do. Everywhere else they must agree with
+what tells them. A doubt is a SourceError that names the options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of
 from alexstream.sharding.dataset_v1.layout import SPLITS
-from alexstream.sharding.sources.files import LinkFollower, is_image_name, list_items, walk_files
-from alexstream.sharding.sources.labels.image_table import ImageTable
-from alexstream.sharding.sources.labels.name_index import NameIndex, find_table_files, load_names
-from alexstream.sharding.sources.split_words import split_of_file
-from alexstream.sharding.sources.types import Entry, ListingLog, SourceSplit, SplitLister
+from alexstream.sharding.sources.files import is_image_name
+from alexstream.sharding.sources.labels.name_index import NameIndex
+from alexstream.sharding.sources.labels.split_claims import UNCLEAR, read_claims
+from alexstream.sharding.sources.labels.text_files import TextFile
+from alexstream.sharding.sources.split_words import split_of_word
+from alexstream.sharding.sources.types import (
+    DetectedSource,
+    Entry,
+    ListingLog,
+    SourceSplit,
+    SplitLister,
+    with_left_out,
+)
 
-_PROBED_FOLDERS, _PROBED_IMAGES = 32, 64  # that are looked at, to see whether lists are about these images
-CUB_FLAGS, _CUB_IMAGES = "train_test_split.txt", "images.txt"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListChoice:
+    """What decides about lists of splits: ``readings`` returns the options for errors; the caller may have ``decided``.
+
+    ``asked`` is the split that the caller asked for, or "".
+    """
+
+    readings: Callable[[], str]
+    decided: bool = False
+    asked: str = ""
 
 
 @dataclass(slots=True)
 class SplitLists:
-    """Lists of the images of several splits; ``splits`` has the split of each row, ``files`` what was read."""
+    """The rows of all lists of splits: ``splits`` has the split of each row, ``unread`` what could not be read."""
 
     root: Path
-    index: NameIndex = field(default_factory=NameIndex)
+    index: NameIndex
     splits: list[str] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)
-    left_aside: bool = False
+    unread: list[str] = field(default_factory=list)
+    _files: list[tuple[int, TextFile, str]] = field(default_factory=list)  # first row, file, and its problem
 
-    def add(self, file: Path, split: str, names: Sequence[str]) -> None:
+    def add(self, file: TextFile, split: str, names: Iterable[str], problem: str) -> None:
         """Add the images that a file says are in a split."""
+        start = len(self.splits)
         for name in names:
             self.index.add(name, len(self.splits))
             self.splits.append(split)
-        if names:
-            self.files[file.relative_to(self.root).as_posix()] = split
+        if len(self.splits) > start:
+            self._files.append((start, file, problem))
 
-    def names(self) -> list[str]:
-        """Return the splits that there are lists of."""
-        told = set(self.splits)
-        return [split for split in SPLITS if split in told]
+    def file_of(self, row: int) -> TextFile:
+        """Return the file of a row."""
+        return self._files[self._position(row)][1]
 
-    def describe(self) -> str:
-        """Return the names of the files that tell the splits."""
-        files = list(self.files)
+    def problem_of(self, row: int) -> str:
+        """Return why the split of a row is not told; "" if it is."""
+        return self._files[self._position(row)][2]
+
+    def _position(self, row: int) -> int:
+        return bisect_right(self._files, row, key=lambda one: one[0]) - 1
+
+    def describe(self, rows: Iterable[int]) -> str:
+        """Return the names of the files that some rows are in."""
+        files = list(dict.fromkeys(self._files[at][1].where for at in sorted({self._position(row) for row in rows})))
         return ", ".join(files if len(files) <= 4 else [*files[:3], "…", files[-1]])
 
-    def of_path(self, path: str) -> set[str]:
-        """Return the splits that an image is listed in."""
-        return {self.splits[row] for row in self.index.find(path)}
+    def find(self, entry: Entry) -> list[int]:
+        """Return the rows that name an image."""
+        return self.index.find(_inner_path(entry))
 
-    def select(self, lister: SplitLister, split: str, options: str) -> SplitLister:
-        """Return a lister of the images of one split, of a lister of all.
+    def tell(self, rows: Iterable[int]) -> set[str]:
+        """Return the splits that some rows tell."""
+        return {self.splits[row] for row in rows}
 
-        Listing raises SourceError, with the ``options``, for an image in no list, or in those of two splits.
-        """
+
+def _inner_path(entry: Entry) -> str:
+    """Return the path of an image, in its tar if it is in one."""
+    return entry.path.removeprefix(f"{entry.container}/") if entry.container != entry.path else entry.path
+
+
+def load_lists(root: Path, files: Sequence[TextFile], used: Sequence[Path] = ()) -> SplitLists:
+    """Load all that tells splits from texts, except those in ``used``, whose labels and splits are read elsewhere.
+
+    In a source that is named for a split, a list one level above is about images of it only by names with its folder:
+    others may be relative to the folder of another split.
+    """
+    lists = SplitLists(root, NameIndex(_parts_above(root)))
+    of_split = split_of_word(root.name) is not None
+    tables = {str(_absolute(table)) for table in used}
+    for file in (one for one in files if one.path is None or str(_absolute(one.path)) not in tables):
+        claims = read_claims(file, files)
+        if claims is None:
+            lists.unread.append(file.where)
+            continue
+        for split, names in claims.named.items():
+            about = (name for name in names if not (file.is_above and of_split) or root.name in name.split("/")[:-1])
+            lists.add(file, split, about, claims.problem)
+    return lists
+
+
+def _parts_above(root: Path) -> Sequence[str]:
+    return [part for part in _absolute(root).as_posix().split("/") if part]
+
+
+def _absolute(path: Path) -> Path:
+    return path.absolute() if isinstance(path, Path) else path
+
+
+def read_split_lists(found: DetectedSource, lists: SplitLists, choice: ListChoice) -> DetectedSource:
+    """Return a source whose splits agree with the lists: they are told by these, or compared while they are listed.
+
+    Raises SourceError, also when a split is listed, for an image of which they disagree.
+    """
+    notices = [f"{where} may be a list of splits or a table of labels, and is not read" for where in lists.unread]
+    if not lists.splits:
+        return with_left_out(found, [], notices)
+    if found.compared is not None and found.compared.is_default_split and len(found.splits) == 1:
+        return with_left_out(_take_splits(found, lists, choice), [], notices)
+    guard = _SplitGuard(found, lists, choice)
+    guarded = {split: guard.wrap(lister, split) for split, lister in found.splits.items()}
+    return with_left_out(replace(found, splits=guarded), [], notices)
+
+
+def _take_splits(found: DetectedSource, lists: SplitLists, choice: ListChoice) -> DetectedSource:
+    """Return a source of one split, which nothing in it tells, with the splits of the lists."""
+    ((own, lister),) = found.splits.items()
+    census = _Census(lists)
+    for entry in lister(ListingLog()).entries:
+        census.add(entry)
+    if not census.rows:
+        return with_left_out(found, [], census.notices())
+    where = lists.describe(census.rows)
+    if choice.decided:
+        return with_left_out(found, [], [*census.notices(), *_aside_notices(where, own, census.counts)])
+    census.check(where, own, choice)
+    names = [split for split in SPLITS if census.counts[split]]
+    made = {name: _selected(lister, lists, name, is_first=name == names[0]) for name in names}
+    says = _insert_files(found.description, where)
+    return with_left_out(replace(found, splits=made, description=says), [], census.notices())
+
+
+def _insert_files(description: str, where: str) -> str:
+    """Return a description that says where the splits are from, in place of the split that was presumed."""
+    if match := re.fullmatch(r"(.*) as (?:train|val|test)\)", description):
+        return f"{match[1]}, with the splits of {where})"
+    presumed = re.fullmatch(r"(.*) \((?:train|val|test)(?:: [0-9,]+ images?)?\)", description)
+    return f"{presumed[1] if presumed else description} (with the splits of {where})"
+
+
+def _aside_notices(where: str, own: str, counts: Counter[str]) -> list[str]:
+    """Say how many images the lists that are left aside have in other splits; nothing where they agree."""
+    others = {split or "a split not told": count for split, count in counts.items() if split != own}
+    told = " and ".join(f"{count_of(count, 'image')} listed in {split}" for split, count in others.items())
+    verb = "is" if sum(others.values()) == 1 else "are"
+    return [f"{where}: its splits are left aside, so {told} {verb} read as {own}"] if others else []
+
+
+class _Census:
+    """The images of a source, counted by the splits that lists tell."""
+
+    def __init__(self, lists: SplitLists) -> None:
+        self.lists = lists
+        self.counts: Counter[str] = Counter()
+        self.rows: set[int] = set()  # one of each file and split that is about images here
+        self._seen: set[tuple[str, str]] = set()
+        self._near: dict[str, str] = {}
+        self._missing: list[str] = []
+        self._clash: tuple[str, list[int]] | None = None
+        self._unclear: tuple[str, int] | None = None
+
+    def add(self, entry: Entry) -> None:
+        """Count an image."""
+        if not is_image_name(entry.path):
+            return
+        rows = self.lists.find(entry)
+        told = self.lists.tell(rows)
+        if not rows:
+            self._missing.append(entry.path) if len(self._missing) < 1 else self._missing.append("")
+            for row in self.lists.index.find_elsewhere(entry.path)[:4]:
+                self._near.setdefault(self.lists.file_of(row).where, entry.path)
+        for split in told:
+            self.counts[split] += 1
+        for row in rows:
+            key = self.lists.file_of(row).where, self.lists.splits[row]
+            if key not in self._seen:
+                self._seen.add(key)
+                self.rows.add(row)
+        if UNCLEAR in told and self._unclear is None:
+            self._unclear = entry.path, next(row for row in rows if self.lists.splits[row] == UNCLEAR)
+        elif len(told) > 1 and self._clash is None:
+            self._clash = entry.path, rows
+
+    def notices(self) -> list[str]:
+        """Say which lists have the names of images here in other folders, and so tell nothing about them."""
+        read = {where for where, _ in self._seen}
+        return [_near_notice(where, path) for where, path in self._near.items() if where not in read]
+
+    def check(self, where: str, own: str, choice: ListChoice) -> None:
+        """Raise SourceError unless each image is in one split, and the splits are sure."""
+        root, unless = self.lists.root, f", all as {choice.asked or 'train'} unless `split` says another"
+        if self._unclear:
+            path, row = self._unclear
+            _raise_unclear(self.lists, path, row, choice)
+        if self._clash:
+            path, rows = self._clash
+            told = " and ".join(sorted(self.lists.tell(rows)))
+            raise SourceError(
+                f"{root}: {self.lists.describe(rows)} list the images of splits, and {path} is in {told} at once "
+                f"(lists of several folds?); {choice.readings()}{unless}"
+            )
+        if self._missing:
+            told = " and ".join(split for split in SPLITS if self.counts[split])
+            raise SourceError(
+                f"{root}: {where} list the images of {told}, and {count_of(len(self._missing), 'image')} in none of "
+                f"them ({self._missing[0]}, …); list them, or {choice.readings()}{unless}"
+            )
+        (only,) = self.counts if len(self.counts) == 1 else ("",)
+        if only and only not in (own, choice.asked):
+            raise SourceError(
+                f"{root}: {where} may say that all images are in {only}, or be something else with {only} in its name; "
+                f"give `split` {only} if they are, or {choice.readings()}{unless}{self._or_labels()}"
+            )
+
+    def _or_labels(self) -> str:
+        """Return the option that reads the only list as a table of labels; "" for a list of names."""
+        files = [self.lists.file_of(row) for row in self.rows]
+        is_table = len(files) == 1 and files[0].option and len(files[0].rows[0]) > 1
+        return f", or {files[0].option} if it tells the classes" if is_table else ""
+
+
+def _near_notice(where: str, path: str) -> str:
+    return f"{where} may be a list of splits: it names {path.rpartition('/')[2]}, but not in the folder it lies in"
+
+
+def _raise_unclear(lists: SplitLists, path: str, row: int, choice: ListChoice) -> NoReturn:
+    raise SourceError(
+        f"{lists.root}: {lists.file_of(row).where} {lists.problem_of(row)}, and names {path}; write train, val or test "
+        f"there, or {choice.readings()}"
+    )
+
+
+def _selected(lister: SplitLister, lists: SplitLists, split: str, *, is_first: bool) -> SplitLister:
+    """Return a lister of the images of one split, of a lister of all; what is left out counts once."""
+
+    def list_split(log: ListingLog) -> SourceSplit:
+        found = lister(log if is_first else ListingLog())
+        return replace(found, entries=(one for one in found.entries if is_here(one)))
+
+    def is_here(entry: Entry) -> bool:
+        told = lists.tell(lists.find(entry))
+        return told == {split} if told else is_first
+
+    return list_split
+
+
+class _SplitGuard:
+    """Compares the images of each split with the rows of lists, of which each must be right for one image at least.
+
+    A name without folders may be that of images in several splits.
+    """
+
+    def __init__(self, found: DetectedSource, lists: SplitLists, choice: ListChoice) -> None:
+        self.found, self.lists, self.choice = found, lists, choice
+        self._agreed = bytearray(len(lists.splits))
+        self._near: dict[str, str] = {}
+        self._read: set[str] = set()
+
+    def wrap(self, lister: SplitLister, split: str) -> SplitLister:
+        """Return a lister of one split that compares its images."""
 
         def list_split(log: ListingLog) -> SourceSplit:
-            found = lister(log if split == self.names()[0] else ListingLog())  # what is left out counts once
-            return replace(found, entries=self._filter(found.entries, split, options))
+            found = lister(log)
+            return replace(found, entries=self._compare(found.entries, split, log))
 
         return list_split
 
-    def _filter(self, entries: Iterable[Entry], split: str, options: str) -> Iterator[Entry]:
-        missing: list[str] = []
+    def _compare(self, entries: Iterable[Entry], split: str, log: ListingLog) -> Iterator[Entry]:
+        others: dict[int, str] = {}
         for entry in entries:
-            told = self.of_path(entry.path)
-            if len(told) > 1:
-                raise self.clash_error(entry.path, told, options)
-            if not told and is_image_name(entry.path):
-                missing.append(entry.path)
-            if told == {split} or (not told and not is_image_name(entry.path) and split == self.names()[0]):
-                yield entry
-        if missing:
-            raise SourceError(
-                f"{self.root}: {self.describe()} list the images of {' and '.join(self.names())}, and "
-                f"{count_of(len(missing), 'image')} in none of them ({missing[0]}, …); list them, or {options}"
-            )
+            self._add(entry, split, others)
+            yield entry
+        others = {row: path for row, path in others.items() if not self._agreed[row]}
+        for name in self.lists.tell(others) & set(self.found.splits) - {split}:
+            for entry in self.found.splits[name](ListingLog()).entries:
+                self._add(entry, name, {})
+        others = {row: path for row, path in others.items() if not self._agreed[row]}
+        if others and not self.choice.decided:
+            self._raise_difference(others, split)
+        counts = Counter(self.lists.splits[row] for row in others)
+        log.notices += _aside_notices(self.lists.describe(others), split, counts)
+        log.notices += [_near_notice(where, path) for where, path in self._near.items() if where not in self._read]
+        self._read.update(self._near)  # said once
 
-    def clash_error(self, path: str, told: set[str], options: str) -> SourceError:
-        """Return the error for an image that is listed in several splits."""
-        return SourceError(
-            f"{self.root}: {self.describe()} list the images of splits, and {path} is in {' and '.join(sorted(told))} "
-            f"at once (lists of several folds?); {options}"
-        )
-
-
-def find_split_lists(root: Path, way: Sequence[str], options: str, *, decided: bool) -> SplitLists | None:
-    """Return the lists beside class folders that name their images by split; None if there are none.
-
-    ``way`` leads from ``root`` to the class folders. Lists that contradict each other raise SourceError with the
-    ``options``. Where the caller has ``decided`` for one of these, lists that do not name each image in one split are
-    ``left_aside``.
-    """
-    lists = _load_lists(root, find_table_files(root, [way]))
-    if not lists.splits:
-        return None
-    folder, path = root.joinpath(*way), "/".join(way)
-    told = {image: lists.of_path(image) for image in islice(_iter_images(folder, path, 0), _PROBED_IMAGES)}
-    if not any(told.values()):
-        return None
-    if decided:
-        lists.left_aside = any(len(lists.of_path(image)) != 1 for image in _iter_all_images(folder, path))
-    elif clash := next((image for image in told if len(told[image]) > 1), None):
-        raise lists.clash_error(clash, told[clash], options)
-    return lists
-
-
-def _load_lists(root: Path, files: Sequence[Path]) -> SplitLists:
-    """Load all that tells splits: files named for one, tables with a column of splits, and CUB's lists."""
-    lists = SplitLists(root)
-    for file in files:
-        split = split_of_file(file.name.rpartition(".")[0])
-        if file.name == CUB_FLAGS:
-            named = _read_cub(file) if file.with_name(_CUB_IMAGES) in files else {}
-        elif split:
-            named = {split: [name for row in load_names(file) for name in _pick_names(row)]}
+    def _add(self, entry: Entry, split: str, others: dict[int, str]) -> None:
+        rows = self.lists.find(entry)
+        for row in rows:
+            if self.lists.splits[row] == split:
+                self._agreed[row] = 1
+            elif not self._agreed[row]:
+                others.setdefault(row, entry.path)
+        if rows:
+            self._read.update(self.lists.file_of(row).where for row in rows)
         else:
-            named = _read_table(ImageTable(root, file))
-        for one, names in named.items():
-            lists.add(file, one, names)
-    return lists
+            for row in self.lists.index.find_elsewhere(entry.path)[:4]:
+                if self.lists.splits[row] != split:
+                    self._near.setdefault(self.lists.file_of(row).where, entry.path)
 
-
-def _read_table(table: ImageTable) -> Mapping[str, list[str]]:
-    """Return the images by split of a table with a column of splits; {} for any other."""
-    named: dict[str, list[str]] = {}
-    if table.cells and any(table.splits):
-        for row, split in zip(table.cells, table.splits, strict=True):
-            if split:
-                named.setdefault(split, []).extend(row[c] for c in table.files)
-    return named
-
-
-def _pick_names(row: Sequence[str]) -> list[str]:
-    """Return the cells of a row that may be names of images: with a folder, an image's extension, or the only cell."""
-    return [cell for cell in row if len(row) == 1 or "/" in cell or "\\" in cell or is_image_name(cell)]
-
-
-def _read_cub(flags: Path) -> Mapping[str, list[str]]:
-    """Return the images by split of CUB's lists ``id is_training`` and ``id path``."""
-    path_of = {row[0]: row[-1] for row in load_names(flags.with_name(_CUB_IMAGES)) if len(row) > 1}
-    named: dict[str, list[str]] = {"train": [], "test": []}
-    for row in load_names(flags):
-        if len(row) == 2 and row[0] in path_of and row[1] in ("0", "1"):
-            named["train" if row[1] == "1" else "test"].append(path_of[row[0]])
-    return named
-
-
-def _iter_all_images(folder: Path, path: str) -> Iterator[str]:
-    links = LinkFollower()
-    links.enter(folder, path)
-    return (file.lstrip("/") for file, reason in walk_files(folder, path, links) if not reason and is_image_name(file))
-
-
-def _iter_images(folder: Path, path: str, depth: int) -> Iterator[str]:
-    """Yield some images of each of the first folders below ``folder``, as paths relative to the source."""
-    listed = list_items(folder)
-    yield from (f"{path}/{i.name}".lstrip("/") for i in listed[:_PROBED_IMAGES] if is_image_name(i.name))
-    if depth < 3:
-        for item in [item for item in listed if item.is_dir][:_PROBED_FOLDERS]:
-            yield from islice(_iter_images(folder / item.name, f"{path}/{item.name}".lstrip("/"), depth + 1), 4)
+    def _raise_difference(self, others: dict[int, str], split: str) -> NoReturn:
+        row, path = next(iter(others.items()))
+        if self.lists.splits[row] == UNCLEAR:
+            _raise_unclear(self.lists, path, row, self.choice)
+        more = f" ({len(others):,} such)" if len(others) > 1 else ""
+        raise SourceError(
+            f"{self.lists.file_of(row).where} says that {path}{more} is in {self.lists.splits[row]}, and it is read as "
+            f"{split}; move what is wrong, or {self.choice.readings()}"
+        )

@@ -1,37 +1,23 @@
-"""Compare the classes and splits that folders tell with the tables beside them, while the images are listed.
+"""Compare the classes that folders tell with the tables beside them, while the images are listed.
 
 A table that says the same gets a notice; one that says something else ends the listing, with the options to choose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from alexstream.core.errors import SourceError
 from alexstream.core.text import normalize_nfc, quote_value
 from alexstream.sharding.sources.labels.image_table import ImageTable, is_number
 from alexstream.sharding.sources.labels.label_table import is_class_column
-from alexstream.sharding.sources.labels.name_index import find_table_files
-from alexstream.sharding.sources.labels.split_lists import CUB_FLAGS
-from alexstream.sharding.sources.split_words import split_of_file
+from alexstream.sharding.sources.labels.split_claims import CUB_FLAGS
+from alexstream.sharding.sources.labels.text_files import TextFile
 from alexstream.sharding.sources.types import DetectedSource, Entry, ListingLog, SourceSplit, SplitLister
 
 _SUBMISSIONS = ("submission", "sample_submission", "samplesubmission")
 _MAX_PAIRS = 10_000  # of class and cell that are compared, to see whether they match one to one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditOptions:
-    """What decides an audit: the ``readings`` of the folders with their options, and what the caller has decided.
-
-    ``check_classes`` is False where the level of the classes is given, ``check_splits`` where the split is.
-    """
-
-    readings: str
-    check_classes: bool = True
-    check_splits: bool = True
 
 
 class _Comparison:
@@ -44,23 +30,19 @@ class _Comparison:
         columns = [c for c in range(len(table.header)) if c != file]
         self.table, self.file = table, file
         self.num_images = self.num_with_folder = 0
-        self.other_split = ""  # the first image of another split
         self._agreeing = {c: bytearray(len(table.cells)) for c in columns}  # by column: 1 for each row that agrees
         self._differing: dict[int, dict[int, Entry]] = {c: {} for c in columns}  # and the image of rows that do not
         self._classes: dict[int, dict[str, str]] = {c: {} for c in columns}  # and the class of each cell's first image
         self._paired = set(columns)  # columns where cell and class match one to one
 
-    def add(self, entry: Entry, split: str) -> None:
-        """Compare the rows that name an image with its class and split."""
+    def add(self, entry: Entry) -> None:
+        """Compare the rows that name an image with its class."""
         rows = self.table.files[self.file].find(entry.path)
         if not rows:
             return
         self.num_images += 1
         named = _plain(entry.wnid)
         self.num_with_folder += any(named in map(_plain, self.table.cells[i][self.file].split("/")) for i in rows)
-        told = {self.table.splits[i] for i in rows} - {None}
-        if told and split not in told and not self.other_split:
-            self.other_split = f"{entry.path} is in {told.pop()}"
         for c in self._agreeing:
             for row in rows:
                 self._add_cell(c, row, entry, named)
@@ -95,39 +77,36 @@ def _plain(name: str) -> str:
     return "".join(one for one in normalize_nfc(name).casefold() if one.isalnum()) or name
 
 
-def audit_tables(
-    found: DetectedSource, root: Path, ways: Sequence[Sequence[str]], options: AuditOptions
-) -> DetectedSource:
-    """Return a source whose splits are compared with the tables beside the images while they are listed.
+def audit_tables(found: DetectedSource, files: Sequence[TextFile], readings: Callable[[], str]) -> DetectedSource:
+    """Return a source whose classes are compared with the tables beside the images while they are listed.
 
-    ``ways`` are the paths of the folders of the splits, relative to ``root``.
+    ``readings`` returns those of the folders, with their options, for errors.
     """
-    paths = [path for path in find_table_files(root, ways) if path.name != CUB_FLAGS]
-    tables = [ImageTable(root, path) for path in paths if not path.name.lower().startswith(_SUBMISSIONS)]
+    tables = [ImageTable(f) for f in files if f.name != CUB_FLAGS and not f.name.lower().startswith(_SUBMISSIONS)]
     if not tables:
         return found
-    splits = {split: _audited(lister, split, tables, options) for split, lister in found.splits.items()}
+    splits = {split: _audited(lister, split, tables, readings) for split, lister in found.splits.items()}
     return replace(found, splits=splits)
 
 
-def _audited(lister: SplitLister, split: str, tables: Sequence[ImageTable], options: AuditOptions) -> SplitLister:
+def _audited(lister: SplitLister, split: str, tables: Sequence[ImageTable], readings: Callable[[], str]) -> SplitLister:
     def list_split(log: ListingLog) -> SourceSplit:
         found = lister(log)
-        of_split = [table for table in tables if split_of_file(table.where.rpartition("/")[2]) in (None, split)]
+        of_split = [table for table in tables if table.file.told in (None, split)]
         compared = [_Comparison(table, file) for table in of_split if table.cells for file in table.files]
-        return replace(found, entries=_compare(found.entries, split, compared, options, log)) if compared else found
+        return replace(found, entries=_compare(found.entries, compared, readings, log)) if compared else found
 
     return list_split
 
 
 def _compare(
-    entries: Iterable[Entry], split: str, compared: Sequence[_Comparison], options: AuditOptions, log: ListingLog
+    entries: Iterable[Entry], compared: Sequence[_Comparison], readings: Callable[[], str], log: ListingLog
 ) -> Iterator[Entry]:
     count = 0
     for entry in entries:
         count += 1
         for comparison in compared:
-            comparison.add(entry, split)
+            comparison.add(entry)
         yield entry
     best: dict[str, _Comparison] = {}
     for comparison in compared:
@@ -135,21 +114,10 @@ def _compare(
         if comparison.num_images > (best[where].num_images if where in best else 0):
             best[where] = comparison
     for comparison in best.values():
-        if options.check_splits and (comparison.other_split or comparison.table.split_problem):
-            raise _split_error(comparison, split)
-        if options.check_classes:
-            _judge_classes(comparison, count, options, log)
+        _judge_classes(comparison, count, readings, log)
 
 
-def _split_error(found: _Comparison, split: str) -> SourceError:
-    says = f"says that {found.other_split}" if found.other_split else found.table.split_problem
-    return SourceError(
-        f"{found.table.where} {says}, and its images are read as {split}; choose: {found.table.option} for the splits "
-        f"and classes of the table, or `split` {split} for the folders read as {split}, whatever the table says"
-    )
-
-
-def _judge_classes(found: _Comparison, count: int, options: AuditOptions, log: ListingLog) -> None:
+def _judge_classes(found: _Comparison, count: int, readings: Callable[[], str], log: ListingLog) -> None:
     """Add a notice where a table says what the folders say; raise SourceError where it says something else."""
     table, file = found.table, found.file
     classes = table.class_columns(file)
@@ -169,14 +137,18 @@ def _judge_classes(found: _Comparison, count: int, options: AuditOptions, log: L
             entry, cell = difference
             raise SourceError(
                 f"{table.where} says that {entry.path} is {quote_value(cell)}{_in_column(table, column)}, and its "
-                f"folder that it is {quote_value(entry.wnid)}; {options.readings}, or {table.option} for the classes "
-                "of the table"
+                f"folder that it is {quote_value(entry.wnid)};"
+                f" {readings()}{_or_table(table, ' for the classes of the table')}"
             )
     if table.other_columns(file) and not found.num_with_folder and found.num_images * 2 >= count:
         raise SourceError(
-            f"{table.where} names images without the folders that they lie in; {options.readings}, or "
-            f"{table.option} if the table tells the classes"
+            f"{table.where} names images without the folders that they lie in; {readings()}"
+            f"{_or_table(table, ' if the table tells the classes')}"
         )
+
+
+def _or_table(table: ImageTable, why: str) -> str:
+    return f", or {table.option}{why}" if table.option else ""
 
 
 def _in_column(table: ImageTable, column: int) -> str:

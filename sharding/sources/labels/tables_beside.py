@@ -31,7 +31,7 @@ _TABLE_NAMES = frozenset(
     for name in ("labels", "train", "val", "trainlabels", "vallabels", "metadata", "valannotations")
 ) | {"locvalsolution.csv", "loctrainsolution.csv"}
 
-_TEST_TABLE_NAMES = frozenset({"test.csv", "test.tsv", "testlabels.csv"})
+_TEST_TABLE_NAMES = frozenset({"test.csv", "test.tsv", "testlabels.csv", "test.txt", "testlabels.txt"})
 
 
 def detect_tables_beside(
@@ -96,7 +96,10 @@ def _find_tables(folder: Path) -> list[str]:
 
 
 def _has_class_column(path: Path) -> bool:
-    """Return whether a table of test images has a column of classes: most have none."""
+    """Return whether a table of test images has a column of classes: most have none, or 0 in all rows."""
+    if path.name.lower().endswith(".txt"):
+        rows = [line.split() for line in read_small_file(path).splitlines() if line.strip()]
+        return _has_two_columns(path) and len({row[-1] for row in rows}) > 1
     header = read_small_file(path)[:4096].decode("utf-8", "replace").partition("\n")[0]
     return any(
         is_class_column(cell) for cell in header.strip("\ufeff\r").replace("\t", ",").replace(";", ",").split(",")

@@ -16,20 +16,37 @@ import pyarrow as pa
 from alexstream.core.errors import SourceError
 from alexstream.core.text import count_of
 from alexstream.sharding.sources.compressed import COMPRESSED, is_compressed
-from alexstream.sharding.sources.files import TEST_IMAGES, has_system_part, is_image_name, may_be_image, open_range_file
+from alexstream.sharding.sources.files import (
+    MAX_SMALL_BYTES,
+    TEST_IMAGES,
+    has_system_part,
+    is_image_name,
+    may_be_image,
+    open_range_file,
+)
 from alexstream.sharding.sources.folder import TABLE_EXTENSIONS
-from alexstream.sharding.sources.folder_tree import FolderTree, iter_imageless_folders
+from alexstream.sharding.sources.folder_tree import LAST_LEVEL, FolderTree, iter_imageless_folders
 from alexstream.sharding.sources.imagenet import ilsvrc
 from alexstream.sharding.sources.imagenet.devkit import Devkit, ValLabels
 from alexstream.sharding.sources.imagenet.flat_val import list_flat_tar
-from alexstream.sharding.sources.split_words import InnerSplits, split_of_file
-from alexstream.sharding.sources.structure import LayoutOptions, SourceLayout, SplitFolder, detect_layout
+from alexstream.sharding.sources.labels.text_files import (
+    TextFile,
+    is_named_for_splits,
+    is_text_name,
+    make_text_file,
+)
+from alexstream.sharding.sources.split_words import InnerSplits, split_of_file, split_of_word
+from alexstream.sharding.sources.structure import (
+    LayoutOptions,
+    SourceLayout,
+    SplitFolder,
+    detect_layout,
+)
 from alexstream.sharding.sources.tars.nested import InnerTars, iter_nested_members
 from alexstream.sharding.sources.tars.walk import ArchiveMember
 from alexstream.sharding.sources.types import Entry, Excluded, ListingLog, SourceSplit, SplitLister
 
 _CHUNK_ROWS = 1 << 15
-Listers = dict[str, tuple[list[str], SplitLister]]
 SkippedFolders = Mapping[tuple[str, ...], str]
 
 
@@ -86,19 +103,35 @@ class TarTree(FolderTree):
         return node
 
 
+class PackedFolders(NamedTuple):
+    """What class folders in tars are read as: the tars and the lister of each split.
+
+    ``texts``: those in the tars that may tell splits. ``level`` is that of the class folders, as ``--classes-at``
+    counts it. ``is_default_split``: neither the names of the tars nor the folders in them tell a split.
+    """
+
+    splits: dict[str, tuple[list[str], SplitLister]]
+    texts: list[TextFile]
+    level: int = 1
+    is_default_split: bool = False
+
+
 class TarMembers:
     """The members of a tar and of the tars in it, walked once.
 
-    Stored as Arrow columns: some 70 bytes each, for millions of them. ``inner``: the tars in it.
+    Stored as Arrow columns: some 70 bytes each, for millions of them. ``inner``: the tars in it. ``texts``: members
+    that may be lists of splits by their names.
     """
 
     def __init__(self, path: Path, where: str) -> None:
         """Walk the tar at ``path``, which errors call ``where``. Raises SourceError for a damaged tar."""
         self._columns: list[pa.RecordBatch] = []
         self.inner = InnerTars()
+        self.texts: list[ArchiveMember] = []
         with open_range_file(path) as file:
             members = iter_nested_members(file, where, self.inner)
             while taken := list(islice(members, _CHUNK_ROWS)):
+                self.texts += filter(_may_tell_splits, taken)
                 names, offsets, sizes, reasons = zip(*taken, strict=True)
                 columns = {
                     "name": pa.array(map(os.fsencode, names), pa.binary()),
@@ -113,6 +146,16 @@ class TarMembers:
         for batch in self._columns:
             for name, offset, size, reason in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 yield ArchiveMember(os.fsdecode(name), offset, size, os.fsdecode(reason))
+
+
+def _may_tell_splits(member: ArchiveMember) -> bool:
+    """Return whether a member may be a list of splits, or a table with a column of them, by its name."""
+    name = member.name
+    if is_image_name(name) or member.reason or has_system_part(name):
+        return False
+    *_, folder, base = ("", *name.split("/"))
+    named = is_named_for_splits(base) or split_of_word(folder) is not None
+    return is_text_name(base) and (named or base.lower().endswith((".csv", ".tsv")))
 
 
 def build_tree(tars: Iterable[TarMembers]) -> TarTree:
@@ -152,8 +195,8 @@ class _TarGroup(NamedTuple):
 
 def detect_packed_folders(
     root: Path, names: Sequence[str], prefix: str, choice: LayoutOptions, labels: LabelSources
-) -> Listers:
-    """Detect the splits in the tars ``names``, which hold class folders: by split, the tars and the lister.
+) -> PackedFolders:
+    """Detect the splits in the tars ``names``, which hold class folders.
 
     Raises SourceError where the structure is unclear, where a tar's name and its folders imply different splits, or
     where only some of the tars imply a split.
@@ -161,7 +204,10 @@ def detect_packed_folders(
     groups: dict[str | None, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(split_of_file(name), []).append(name)
-    made: Listers = {}
+    made: dict[str, tuple[list[str], SplitLister]] = {}
+    texts: list[TextFile] = []
+    levels: list[int] = []
+    is_default = False
     for told, tars in groups.items():
         where = f"{root}/{tars[0]}" if len(tars) == 1 else f"{root} ({len(tars)} tars: {tars[0]}, …)"
         paths = {name: root / name for name in tars}
@@ -184,7 +230,28 @@ def detect_packed_folders(
                     f"{split} is there twice; pack every split into a tar of its own, named for it (train.tar, val.tar)"
                 )
             made[split] = (tars, make)
-    return made
+            depth = max(0, len(branch.path) - len(layout.above) - ("" not in layout.branches))
+            levels.append(branch.level + depth if branch.level != LAST_LEVEL else LAST_LEVEL)
+            is_default = told is None and not any(map(split_of_file, branch.path))
+        for name, members in walked.items():
+            texts += _find_texts(paths[name], prefix + name, members, layout)
+    return PackedFolders(made, texts, max(levels, default=1), is_default)
+
+
+def _find_texts(path: Path, where: str, members: TarMembers, layout: SourceLayout) -> Iterator[TextFile]:
+    """Yield the texts in a tar that may tell splits: not those in class folders."""
+    for member in members.texts:
+        parts = members.inner.split_path(member.name)
+        if not any(b.holds(parts[:-1]) and b.class_parts(parts) and not b.flat for b in layout.branches.values()):
+            folder = parts[-2] if len(parts) > 1 else ""
+            yield make_text_file(f"{where}/{member.name}", partial(_read_text, path, member), folder=folder)
+
+
+def _read_text(path: Path, member: ArchiveMember) -> bytes:
+    if member.size > MAX_SMALL_BYTES:
+        raise SourceError(f"{path}: {member.name} is larger than the {MAX_SMALL_BYTES >> 20} MiB that any list takes")
+    with open_range_file(path) as file:
+        return file.read_at(member.offset, member.size)
 
 
 def _check_inner_tars(members: TarMembers, path: Path, choice: LayoutOptions) -> None:

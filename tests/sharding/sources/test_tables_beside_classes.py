@@ -157,7 +157,9 @@ def test_splits_are_read_from_what_lies_beside_the_class_folders(tmp_path, texts
     train, test = folders_say("ant/a1.jpg", "bee/b1.jpg"), folders_say("ant/a2.jpg", "bee/b2.jpg")
     assert read(src) == {"train": train, "test": test}
     assert read(src, split="test") == {"test": test}
-    assert read(src, classes_at=1) == {"train": train, "test": test}
+    assert read(src, classes_at=1) == {"train": {**train, **test}}
+    (said,) = [notice for notice in notices(src, classes_at=1) if "left aside" in notice]
+    assert said.endswith(": its splits are left aside, so 2 images listed in test are read as train")
 
 
 def test_lists_that_leave_an_image_out_or_name_it_twice_are_asked_about(tmp_path):
@@ -182,9 +184,11 @@ def test_a_column_of_splits_that_contradicts_the_folders_is_asked_about(tmp_path
     assert set(read(src)) == {"train", "val"}
     mini.write(src / "noisy.csv", rows.format(1).encode())
     with pytest.raises(
-        SourceError, match=r"train/ant/a1\.jpg is in val, and its images are read as train; choose: `labels`"
+        SourceError, match=r"noisy\.csv says that train/ant/a1\.jpg is in val, .* read as train; .* `classes_at` 1 "
     ):
         read(src)
+    assert set(read(src, classes_at=1)) == {"train", "val"}
+    assert [one for one in notices(src, classes_at=1) if "1 image listed in val is read as train" in one]
 
 
 def test_the_tables_of_flat_images_tell_the_split_by_flags(tmp_path):
