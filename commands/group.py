@@ -8,7 +8,6 @@ import json
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,7 @@ from alexstream.core.parameters import to_display, use_names
 from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
 from alexstream.core.text import to_one_line
+from alexstream.core.toml import MAX_BYTES, parse_toml
 
 _PROGRAM = re.compile(r"\bcli\.py(?= [a-z])")
 _INSTALLED_NAMES = ("alexstream", "python -m alexstream")
@@ -204,7 +204,8 @@ def load_config(context: click.Context, path: Path, leave_out: tuple[str, ...] =
     is expected.
     """
     try:
-        found = tomllib.loads(path.read_text("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
+        with path.open("rb") as file:
+            found = parse_toml(file.read(MAX_BYTES + 1))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise click.UsageError(f"{path}: cannot be read as TOML ({reason})", context) from error

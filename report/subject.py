@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from alexstream.core.limits import count_cores
 from alexstream.core.parameters import to_display
 from alexstream.core.storage import parse_location
 from alexstream.core.text import to_one_line
+from alexstream.core.toml import parse_toml
 from alexstream.pipeline.stream import ShardedData
 from alexstream.sharding.dataset_v1.layout import is_dataset
 from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
@@ -217,6 +217,6 @@ def _make_stream(request: ReportRequest, data: Path, val: Path | None, augmentat
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_run_file(path).decode("utf-8", "surrogateescape"))
+        return parse_toml(read_run_file(path))
     except (OSError, ValueError, RecursionError):
         return {}
