@@ -110,7 +110,7 @@ def evaluate(
     if predictions is not None:
         predictions.write()
     if as_json:
-        return click.echo(json.dumps(found.to_dict(stream.facts(), per_class=per_class)))
+        return click.echo(json.dumps(found.to_dict(stream.facts(), per_class=per_class), allow_nan=False))
     click.echo(found.to_text(load_class_names(stream) if per_class else ()))
 
 
@@ -267,7 +267,7 @@ def neighbours(
     found = find_neighbors(
         ensemble.build_models(where)[0], splits[-1], asked, load_class_names(stream), count, where, quiet=quiet
     )
-    click.echo("\n".join(json.dumps(one.to_dict()) if as_json else one.to_text() for one in found))
+    click.echo("\n".join(json.dumps(one.to_dict(), allow_nan=False) if as_json else one.to_text() for one in found))
     state = ensemble.states[0]
     what = f"{checkpoint}, step {state.step:,}"
     missing = save_neighbors([one.pictures() for one in found], state.num_activations, what, out)
@@ -323,4 +323,4 @@ def _format_prediction_json(path: Path, manifest: Any, labels: list[int], probab
         for label, probability in zip(labels, probabilities, strict=True)
         for wnid in [manifest.classes[label]]
     ]
-    return json.dumps({"image": str(path), "classes": found})
+    return json.dumps({"image": str(path), "classes": found}, allow_nan=False)
