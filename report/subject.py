@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ def open_subject(request: ReportRequest) -> Subject:
     """
     folder = request.folder
     if any((folder / name).is_file() for name in (METRICS_FILE, RUN_FILE, checkpoints.LATEST_FILE)):
-        return _open_run(request, Run.from_folder(folder))
+        run = Run.from_folder(folder)
+        _tell_what_is_left_out(run)
+        return _open_run(request, run)
     if not is_dataset(folder) and not (folder.is_dir() and any(is_dataset(child) for child in folder.iterdir())):
         raise DatasetError(
             f"{folder} is neither a data set nor a run of train; give a folder that cli.py shard or cli.py train made"
@@ -174,6 +177,15 @@ def _make_without_data(request: ReportRequest, run: Run, why: str) -> Subject:
 
 def _print_note(request: ReportRequest, text: str) -> None:
     if not request.quiet:
+        print(f"note: {to_one_line(text)}", file=sys.stderr)  # noqa: T201
+
+
+def _tell_what_is_left_out(run: Run) -> None:
+    """Print a note, even for a quiet report, on files of the run of which nothing can be shown: it would lack them."""
+    held = {RUN_FILE: run.facts, CONFIG_FILE: run.options, METRICS_FILE: (run.folder / METRICS_FILE).is_file()}
+    lost = [name for name, found in held.items() if not found and os.path.lexists(run.folder / name)]
+    if lost:
+        text = f"{run.folder}: left out of the report, as no run writes them so: {', '.join(lost)}; restore them"
         print(f"note: {to_one_line(text)}", file=sys.stderr)  # noqa: T201
 
 
