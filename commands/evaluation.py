@@ -107,11 +107,14 @@ def evaluate(
     found = assess(
         stream, ensemble, choose_device(device), views=int(views), fit_on=where, predictions=predictions, quiet=quiet
     )
-    if predictions is not None:
-        predictions.write()
-    if as_json:
-        return click.echo(json.dumps(found.to_dict(stream.facts(), per_class=per_class), allow_nan=False))
-    click.echo(found.to_text(load_class_names(stream) if per_class else ()))
+    try:
+        if predictions is not None:
+            predictions.write()
+    finally:  # the score has taken long, and is whole
+        if as_json:
+            click.echo(json.dumps(found.to_dict(stream.facts(), per_class=per_class), allow_nan=False))
+        else:
+            click.echo(found.to_text(load_class_names(stream) if per_class else ()))
 
 
 @command()
