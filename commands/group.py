@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from alexstream.commands.flags import flags_for
 from alexstream.commands.interrupts import INTERRUPTED_MESSAGE, Terminated, handle_interrupts
 from alexstream.core.errors import AlexstreamError
-from alexstream.core.limits import explain_process_limit
+from alexstream.core.limits import describe_address_limit, explain_process_limit
 from alexstream.core.parameters import to_display, use_names
 from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
@@ -59,6 +59,8 @@ class Command(click.Command):
         """Run the command; add a suggestion to an error about a path that does not exist."""
         if self._writes_files:
             treat_output_as_log()
+        if limit := describe_address_limit():  # first: native libraries may end the process without a word of it
+            click.echo(f"NOTE {limit}", err=True)
         use_names(flags_for(self))
         try:
             return super().invoke(ctx)
@@ -119,18 +121,28 @@ class Group(click.Group):
         except AlexstreamError as error:
             exit_with_error(explain_process_limit(error) or str(error), 1)
         except (click.Abort, KeyboardInterrupt) as error:
+            if isinstance(error.__cause__, EOFError):  # click takes that of a pipe for Ctrl-D; nothing is asked here
+                self._exit_with_exception(error.__cause__)
+            if limit := describe_address_limit():  # a thread that OpenBLAS cannot start is a SIGINT, too
+                exit_with_error(f"interrupted, or a library could start no thread: {limit}", 130)
             more = str(error.__cause__ or error)  # click turns KeyboardInterrupt into Abort
             by_signal = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
             exit_with_error("; ".join(filter(None, (INTERRUPTED_MESSAGE, more))), 143 if by_signal else 130)
         except Exception as error:
-            if limit := explain_process_limit(error):
-                exit_with_error(limit, 1)
-            if is_store_error(error):
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-                exit_with_error(f"{reason} {_STORE_ADVICE}", 1)
-            if isinstance(error, OSError):
-                exit_with_error(_describe_os_error(error), 1)
-            raise
+            self._exit_with_exception(error)
+
+    def _exit_with_exception(self, error: Exception) -> NoReturn:
+        """Print one line for an error that is not the program's; raise it if it may be one of programming."""
+        if limit := explain_process_limit(error):
+            exit_with_error(limit, 1)
+        if is_store_error(error):
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            exit_with_error(f"{reason} {_STORE_ADVICE}", 1)
+        if isinstance(error, OSError):
+            exit_with_error(_describe_os_error(error), 1)
+        if limit := describe_address_limit():  # under which libraries fail in every way there is
+            exit_with_error(f"{(str(error) or type(error).__name__).splitlines()[0]}; {limit}", 1)
+        raise error
 
 
 command = functools.partial(click.command, cls=Command)
@@ -152,7 +164,7 @@ def _program_of_process() -> str:
     return "python -m alexstream" if started.name == "__main__.py" else started.name
 
 
-def exit_with_error(message: str, exit_code: int) -> None:
+def exit_with_error(message: str, exit_code: int) -> NoReturn:
     """Print a one-line error on stderr and exit."""
     click.echo(f"Error: {name_program(to_one_line(to_display(message)))}", err=True)
     sys.exit(exit_code)
