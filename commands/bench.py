@@ -371,4 +371,4 @@ def _print_measurement(table: str, measured: dict[str, Any], as_json: bool) -> N
     if not as_json:
         return click.echo(f"{table}\n{machine.to_text()}")
     facts = {"command": f"bench {context.info_name}", "options": context.params, "machine": asdict(machine)}
-    click.echo(json.dumps({**facts, "measured": measured}, default=str))
+    click.echo(json.dumps({**facts, "measured": measured}, default=str, allow_nan=False))

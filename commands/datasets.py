@@ -297,7 +297,7 @@ def verify(data: Path, fast: bool, as_json: bool, workers: int, quiet: bool) -> 
         prove(folder, fast=fast, num_workers=workers, quiet=quiet) for folder in list_split_folders(data, damaged=True)
     ]
     for verdict in verdicts:
-        click.echo(json.dumps(verdict.to_dict()) if as_json else verdict.to_text())
+        click.echo(json.dumps(verdict.to_dict(), allow_nan=False) if as_json else verdict.to_text())
     if any(verdict.findings for verdict in verdicts):
         raise DatasetError(f"{data} is not intact; restore the files named above, or shard the source again")
     if not as_json:
@@ -340,11 +340,11 @@ def info(data: Path, as_json: bool, list_classes: bool, list_duplicates: bool) -
     if list_duplicates:
         for group in find_duplicates(folders).groups:
             for copy in group:
-                click.echo(json.dumps(asdict(copy)) if as_json else copy.to_text())
+                click.echo(json.dumps(asdict(copy), allow_nan=False) if as_json else copy.to_text())
     elif as_json:
         duplicates = find_duplicates(folders).to_dict()
         for folder in folders:
-            click.echo(json.dumps({**facts(folder), "duplicates": duplicates}))
+            click.echo(json.dumps({**facts(folder), "duplicates": duplicates}, allow_nan=False))
     else:
         for folder in folders:
             click.echo(describe_dataset(folder, all_classes=list_classes))
@@ -388,7 +388,7 @@ def stats(data: Path, split: str | None, as_json: bool, plot: Path | None, worke
     check = check_stats(
         find_split_folder(data, split or "train", any_split=split is None), num_workers=workers, quiet=quiet
     )
-    click.echo(json.dumps(stats_to_dict(check), indent=2) if as_json else format_stats(check))
+    click.echo(json.dumps(stats_to_dict(check), indent=2, allow_nan=False) if as_json else format_stats(check))
     if plot is not None:
         save_stats_plot(check.stored, check.mean_image_HWC, plot)
         click.echo(f"picture: {plot}", err=True)

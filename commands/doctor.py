@@ -37,7 +37,7 @@ def doctor(data: Path, as_json: bool) -> None:
         if not as_json:
             click.echo(check.to_text())
     if as_json:
-        click.echo(json.dumps({"checks": [asdict(check) for check in checks]}))
+        click.echo(json.dumps({"checks": [asdict(check) for check in checks]}, allow_nan=False))
     bad = [check.name for check in checks if check.state == "bad"]
     if bad:
         exit_with_error(f"will not work: {', '.join(bad)}; the advice is above", 1)

@@ -103,11 +103,14 @@ def evaluate(
     found = assess(
         stream, ensemble, choose_device(device), views=int(views), fit_on=where, predictions=predictions, quiet=quiet
     )
-    if predictions is not None:
-        predictions.write()
-    if as_json:
-        return click.echo(json.dumps(found.to_dict(stream.facts(), per_class=per_class)))
-    click.echo(found.to_text(load_class_names(stream) if per_class else ()))
+    try:
+        if predictions is not None:
+            predictions.write()
+    finally:  # the score has taken long, and is whole
+        if as_json:
+            click.echo(json.dumps(found.to_dict(stream.facts(), per_class=per_class), allow_nan=False))
+        else:
+            click.echo(found.to_text(load_class_names(stream) if per_class else ()))
 
 
 @command()
@@ -285,7 +288,7 @@ def neighbours(
     found = find_neighbors(
         ensemble.build_models(where)[0], splits[-1], asked, load_class_names(stream), count, where, quiet=quiet
     )
-    click.echo("\n".join(json.dumps(one.to_dict()) if as_json else one.to_text() for one in found))
+    click.echo("\n".join(json.dumps(one.to_dict(), allow_nan=False) if as_json else one.to_text() for one in found))
     state = ensemble.states[0]
     what = f"{checkpoint}, step {state.step:,}"
     missing = save_neighbors([one.pictures() for one in found], state.num_activations, what, out)
@@ -348,4 +351,4 @@ def _format_prediction(path: Path, found: list[dict[str, Any]]) -> str:
 
 
 def _format_prediction_json(path: Path, found: list[dict[str, Any]]) -> str:
-    return json.dumps({"image": str(path), "classes": found})
+    return json.dumps({"image": str(path), "classes": found}, allow_nan=False)

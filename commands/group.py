@@ -8,24 +8,24 @@ import json
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from alexstream.commands.flags import flags_for
 from alexstream.commands.interrupts import INTERRUPTED_MESSAGE, Terminated, handle_interrupts
 from alexstream.core.errors import AlexstreamError
-from alexstream.core.limits import explain_process_limit
+from alexstream.core.limits import describe_address_limit, explain_process_limit
 from alexstream.core.parameters import to_display, use_names
 from alexstream.core.program import program_name
 from alexstream.core.progress import tell_activities
 from alexstream.core.standard_streams import guard_streams, treat_output_as_log
 from alexstream.core.storage import is_store_error
 from alexstream.core.text import to_one_line
+from alexstream.core.toml import MAX_BYTES, parse_toml
 
 _PROGRAM = re.compile(r"(?<!-- )(?<!python )\bcli\.py(?= [a-z])")  # torchrun starts files and modules
 
@@ -74,6 +74,8 @@ class Command(click.Command):
         """Run the command; add a suggestion to an error about a path that does not exist."""
         if self._writes_files:
             treat_output_as_log()
+        if limit := describe_address_limit():  # first: native libraries may end the process without a word of it
+            click.echo(f"NOTE {limit}", err=True)
         use_names(flags_for(self))
         try:
             with tell_activities(not ctx.params.get("quiet", False)):
@@ -143,18 +145,28 @@ class Group(click.Group):
         except AlexstreamError as error:
             exit_with_error(explain_process_limit(error) or str(error), 1)
         except (click.Abort, KeyboardInterrupt) as error:
+            if isinstance(error.__cause__, EOFError):  # click takes that of a pipe for Ctrl-D; nothing is asked here
+                self._exit_with_exception(error.__cause__)
+            if limit := describe_address_limit():  # a thread that OpenBLAS cannot start is a SIGINT, too
+                exit_with_error(f"interrupted, or a library could start no thread: {limit}", 130)
             more = str(error.__cause__ or error)  # click turns KeyboardInterrupt into Abort
             by_signal = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
             exit_with_error("; ".join(filter(None, (INTERRUPTED_MESSAGE, more))), 143 if by_signal else 130)
         except Exception as error:
-            if limit := explain_process_limit(error):
-                exit_with_error(limit, 1)
-            if is_store_error(error):
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-                exit_with_error(f"{reason} {_STORE_ADVICE}", 1)
-            if isinstance(error, OSError):
-                exit_with_error(_describe_os_error(error), 1)
-            raise
+            self._exit_with_exception(error)
+
+    def _exit_with_exception(self, error: Exception) -> NoReturn:
+        """Print one line for an error that is not the program's; raise it if it may be one of programming."""
+        if limit := explain_process_limit(error):
+            exit_with_error(limit, 1)
+        if is_store_error(error):
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            exit_with_error(f"{reason} {_STORE_ADVICE}", 1)
+        if isinstance(error, OSError):
+            exit_with_error(_describe_os_error(error), 1)
+        if limit := describe_address_limit():  # under which libraries fail in every way there is
+            exit_with_error(f"{(str(error) or type(error).__name__).splitlines()[0]}; {limit}", 1)
+        raise error
 
 
 command = functools.partial(click.command, cls=Command)
@@ -167,7 +179,7 @@ def name_program(text: str) -> str:
     return _PROGRAM.sub(name, text if name == "python cli.py" else text.replace("-- cli.py ", "-m alexstream "))
 
 
-def exit_with_error(message: str, exit_code: int) -> None:
+def exit_with_error(message: str, exit_code: int) -> NoReturn:
     """Print a one-line error on stderr and exit."""
     click.echo(f"Error: {to_one_line(to_display(message))}", err=True)
     sys.exit(exit_code)
@@ -219,7 +231,8 @@ def load_config(context: click.Context, path: Path, leave_out: tuple[str, ...] =
     is expected.
     """
     try:
-        found = tomllib.loads(path.read_text("utf-8", "surrogateescape"))  # file names need not be valid UTF-8
+        with path.open("rb") as file:
+            found = parse_toml(file.read(MAX_BYTES + 1))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise click.UsageError(f"{path}: cannot be read as TOML ({reason})", context) from error

@@ -2,7 +2,7 @@
 
 Quotas and limits are those of Linux control groups (versions 1 and 2), as set by Docker, Kubernetes, Slurm and systemd.
 A group's limit applies to all groups below it, so the smallest on the path to the root is in force. Also recognizes the
-system's limit on processes and threads in the various errors that it causes.
+system's limits on address space, processes and threads in the various errors that they cause.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 PROC = Path("/proc")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")  # the usual mount point of control groups, where /proc lists none
 _MOUNT_ESCAPE = re.compile(r"\\([0-7]{3})")  # mountinfo's escapes for spaces, tabs and backslashes
+_ENOUGH_ADDRESSES = 8 << 30  # bytes of address space
 _OOM_SCORE_STEP = 500  # OOM score to add: the process counts as larger by this many thousandths of all memory
 # Messages of Python, Arrow and C++ libraries when pthread_create fails.
 _THREAD_ERRORS = ("can't start new thread", "Failed to launch worker thread", os.strerror(errno.EAGAIN))
@@ -90,13 +91,30 @@ def raise_oom_score(proc: Path = PROC) -> None:
         path.write_text(str(min(1000, int(path.read_text()) + _OOM_SCORE_STEP)))
 
 
+def describe_address_limit() -> str | None:
+    """Return one line if this process may use less address space than torch, DALI and Arrow may reserve; else None."""
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if soft == resource.RLIM_INFINITY or soft >= _ENOUGH_ADDRESSES:
+        return None
+    return (
+        f"the address space of this process is limited to {soft / 2**30:.1f} GiB (ulimit -v), of which libraries and "
+        "threads reserve far more than they use; lift the limit (ulimit -v unlimited), and run the same command again"
+    )
+
+
 def explain_process_limit(error: BaseException | None) -> str | None:
-    """Return one line if ``error`` was caused by a limit on threads or processes; else None."""
+    """Return one line if ``error`` was caused by a limit on address space, threads or processes; else None."""
+    addresses = describe_address_limit()
     while error is not None:
+        is_short = isinstance(error, MemoryError | ImportError) or getattr(error, "errno", None) == errno.ENOMEM
+        if addresses and is_short:
+            return addresses
         if isinstance(error, OSError) and error.errno is not None:
             is_refused = error.errno == errno.EAGAIN and error.filename is None
         else:
             is_refused = any(word in str(error) for word in _THREAD_ERRORS)
+        if is_refused and addresses:
+            return addresses
         if is_refused:
             allowed = resource.getrlimit(resource.RLIMIT_NPROC)[0]
             user = "no limit" if allowed == resource.RLIM_INFINITY else str(allowed)

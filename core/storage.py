@@ -99,6 +99,9 @@ def _read_range(path: Any, size: int) -> bytes:
     return bytes(path.fs.cat_file(path.path, start=0, end=size)) if size else b""
 
 
+_CHECKED_STREAMS: dict[Path, BinaryIO] = {}  # opened by ``check_target``
+
+
 class PendingFile:
     """A file being written, which appears under its name, complete, at ``commit``; or not at all.
 
@@ -180,6 +183,8 @@ def _is_stream(path: Path) -> bool:
 
 
 def _open_stream(path: Path) -> BinaryIO:
+    if path in _CHECKED_STREAMS:
+        return _CHECKED_STREAMS.pop(path)
     # Without O_NONBLOCK, opening a pipe without a reader would block for ever.
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -272,12 +277,15 @@ def publish_file(path: Path, data: bytes) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise OutputError if ``publish_file`` would refuse ``path``; called before long work."""
+    """Raise OutputError if ``publish_file`` would refuse ``path``; called before long work.
+
+    A device or pipe stays open for the ``publish_file`` that follows: closing it would end the pipe's reader.
+    """
     try:
-        if isinstance(path, Path):
-            _is_stream(path)
+        if isinstance(path, Path) and _is_stream(path):
+            _CHECKED_STREAMS[path] = _open_stream(path)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _write_error(path: Path, error: Exception) -> OutputError:

@@ -12,6 +12,7 @@ from alexstream.report.blocks import Note, Section
 from alexstream.report.page import render
 from alexstream.report.subject import ReportRequest, Run, Subject, open_subject
 from alexstream.sharding.dataset_v1.layout import is_dataset
+from alexstream.trainer.checkpoint import describe_write_error
 from alexstream.trainer.metrics import METRICS_FILE, Metrics
 
 REPORT_NAME = "report.html"
@@ -27,7 +28,11 @@ def write_report(request: ReportRequest, out: Path | None) -> tuple[Path, int]:
     subject, path = open_subject(request), out or default_path(request.folder)
     check_output_path(path)
     content = render(subject.title, build_sections(subject)).encode()
-    publish_file(path, content)
+    try:
+        publish_file(path, content)
+    except OutputError as error:
+        why = describe_write_error(error)
+        raise OutputError(f"cannot write {path}: {why}; make room, or name another file as `out`") from error
     return path, len(content)
 
 

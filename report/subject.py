@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from alexstream.core.limits import count_cores
 from alexstream.core.parameters import to_display
 from alexstream.core.storage import parse_location
 from alexstream.core.text import to_one_line
+from alexstream.core.toml import parse_toml
 from alexstream.pipeline.stream import ShardedData
 from alexstream.sharding.dataset_v1.layout import is_dataset
 from alexstream.sharding.dataset_v1.manifest import find_split, list_split_folders
@@ -115,7 +116,9 @@ def open_subject(request: ReportRequest) -> Subject:
     """
     folder = request.folder
     if any((folder / name).is_file() for name in (METRICS_FILE, RUN_FILE, checkpoints.LATEST_FILE)):
-        return _open_run(request, Run.from_folder(folder))
+        run = Run.from_folder(folder)
+        _tell_what_is_left_out(run)
+        return _open_run(request, run)
     if not is_dataset(folder) and not (folder.is_dir() and any(is_dataset(child) for child in folder.iterdir())):
         neither = f"{folder} is neither a data set nor a run of train; give a folder that shard or train made"
         raise DatasetError(describe_missing_dataset(folder, neither))
@@ -181,6 +184,15 @@ def _print_note(request: ReportRequest, text: str) -> None:
         print(f"note: {to_one_line(text)}", file=sys.stderr)  # noqa: T201
 
 
+def _tell_what_is_left_out(run: Run) -> None:
+    """Print a note, even for a quiet report, on files of the run of which nothing can be shown: it would lack them."""
+    held = {RUN_FILE: run.facts, CONFIG_FILE: run.options, METRICS_FILE: (run.folder / METRICS_FILE).is_file()}
+    lost = [name for name, found in held.items() if not found and os.path.lexists(run.folder / name)]
+    if lost:
+        text = f"{run.folder}: left out of the report, as no run writes them so: {', '.join(lost)}; restore them"
+        print(f"note: {to_one_line(text)}", file=sys.stderr)  # noqa: T201
+
+
 def _check_same_data(run: Run, stream: ShardedData, *, is_given: bool) -> None:
     """Raise DatasetError or CheckpointError unless the stream's data is what the run was trained on.
 
@@ -221,6 +233,6 @@ def _make_stream(request: ReportRequest, data: Path, val: Path | None, augmentat
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_run_file(path).decode("utf-8", "surrogateescape"))
+        return parse_toml(read_run_file(path))
     except (OSError, ValueError, RecursionError):
         return {}

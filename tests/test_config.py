@@ -123,3 +123,18 @@ def test_a_run_keeps_its_options_and_can_be_done_again_from_them(sample_shards, 
     assert losses[0] == losses[1]
     files = [next((tmp_path / name).glob("*.pt")).read_bytes() for name in ("first", "second")]
     assert files[0] == files[1], "the same run is the same checkpoint, to the bit"
+
+
+@pytest.mark.parametrize("content", [".".join(["a"] * 3000) + " = 1\n", "#" * (300 << 10)])
+def test_a_file_that_would_take_gigabytes_is_refused_where_it_is_given_and_where_a_run_is_resumed(tmp_path, content):
+    path = tmp_path / "config.toml"
+    path.write_text(content)
+    for words in (["--config", str(path)], ["--resume", "--run", str(tmp_path)]):
+        result = CliRunner().invoke(main, ["train", *words])
+        assert result.exit_code == 2 and "config.toml: cannot be read as TOML (" in result.stderr, result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_no_more_of_a_device_is_read_than_a_file_of_options_may_have():
+    result = CliRunner().invoke(main, ["train", "--config", "/dev/zero"])
+    assert result.exit_code == 2 and "/dev/zero" in result.stderr

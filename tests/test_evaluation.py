@@ -5,6 +5,7 @@ import json
 import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,16 @@ def test_the_score_is_that_of_the_predictions_and_classes_sum_to_it(said):
         among = [row["class"] in [row[f"class_{place}"] for place in range(1, 6)] for row in rows.values()]
         assert (score["top1"], score["top5"]) == (pytest.approx(np.mean(right)), pytest.approx(np.mean(among)))
     assert said[1][0]["loss"] != said[10][0]["loss"]
+
+
+def test_the_score_is_printed_even_if_the_predictions_cannot_be_written(shards, runs, tmp_path):
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("there is no /dev/full here")
+    out = tmp_path / "said.csv"
+    out.symlink_to("/dev/full")
+    result = call("evaluate", "--data", shards, "--checkpoint", runs[0], "--predictions", out, "--quiet")
+    assert result.exit_code == 1 and result.stdout.startswith("validation loss ")
+    assert result.stderr == f"Error: cannot write {out}: No space left on device\n"
 
 
 def test_one_view_of_one_network_is_what_training_validates_with(shards, runs):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import struct
 import sys
@@ -45,6 +46,7 @@ _CHECKSUM_COMMENT = re.compile(rb"alexstream sha256 ([0-9a-f]{64})")
 _CHECKSUM_COMMENT_BYTES = len("alexstream sha256 ") + 64
 _ZIP_END = b"PK\x05\x06"  # start of a zip archive's last record: 22 bytes, of which the last 2 are the comment's length
 _CHUNK_BYTES = 1 << 20
+_MOST_BATCH = 1 << 30  # images of a batch
 _MOST_UNNAMED = 25_000  # classes of a checkpoint that does not say which, as versions before the first stable one
 
 Tensors = dict[str, torch.Tensor]
@@ -65,6 +67,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.step < 0:
             raise ValueError(f"step is {self.step}")
+        if wrong := [error for error in self.errors if not (math.isnan(error) or 0 <= error <= 1)]:
+            raise ValueError(f"errors hold {wrong[0]}, expected 0 to 1, or NaN where there was no validation")
         for tensors in (self.parameters, self.velocity):
             _check_tensors(tensors)
         if self.preprocessing is not None:
@@ -287,7 +291,9 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no readable checkpoint (its end, which holds its sha256, is missing)")
     preprocessing = _parse_preprocessing(state.pop("preprocessing", None))
     loaded = from_json(Checkpoint, {"velocity": {}, **state})
-    from_json(_DataIdentity, loaded.data, "data")
+    identity = from_json(_DataIdentity, loaded.data, "data")
+    if identity.order not in ("global", "grouped") or not 1 <= identity.batch_size <= _MOST_BATCH:
+        raise ValueError(f"data.order is {quote_value(identity.order)}, data.batch_size {identity.batch_size}")
     return replace(loaded, preprocessing=preprocessing)
 
 
@@ -334,9 +340,9 @@ class _DataIdentity:
 
     train_digest: str = ""
     augmentation: str = ""
-    order: str = ""
+    order: str = "global"  # the only order there was, once
     seed: int = 0
-    batch_size: int = 0
+    batch_size: int = 1
     classes: tuple[str, ...] = ()
 
 

@@ -36,6 +36,7 @@ from alexstream.trainer.verdict import RunSetting, StepTimes
 
 RUN_SCHEMA = "alexstream-run/1"
 METRICS_FILE, RUN_FILE, CONFIG_FILE, TENSORBOARD_FOLDER = "metrics.jsonl", "run.json", "config.toml", "tensorboard"
+CONFIG_START = "# alexstream "  # of the first line of every ``config.toml`` that a run writes
 MAX_RUN_FILE_BYTES = 16 << 20  # bytes of a run's files beside its metrics: class names are none of them
 MOST_LINE, MOST_METRICS = 1 << 14, 4 << 30  # bytes of the metrics: a step takes 500 at most, 8 million steps the second
 MOST_VALIDATIONS = 100_000

@@ -19,11 +19,13 @@ from alexstream.trainer.distributed.run_lock import RunLock
 from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.metrics import (
     CONFIG_FILE,
+    CONFIG_START,
     METRICS_FILE,
     RUN_FILE,
     RUN_SCHEMA,
     TENSORBOARD_FOLDER,
     load_run_facts,
+    read_run_file,
 )
 from alexstream.trainer.network.geometry import make_initial_parameters
 from alexstream.trainer.recipe import Recipe
@@ -74,7 +76,8 @@ def prepare_run(
 
     ``num_parts``: processes that share a batch. ``write``: whether this process makes, locks and writes the folder;
     others only check it, and return no lock. ``config``: text for ``config.toml``. Raises TrainError if the batch
-    cannot be divided evenly, if the folder is in use, if it holds a run and ``resume`` is off, or no run and it is on;
+    cannot be divided evenly, if the folder is in use, if it holds a run and ``resume`` is off, or no run and it is on,
+    or if files of somebody else have the names of a run's;
     CheckpointError if the checkpoint belongs to other data or another recipe, or if none can be read.
     """
     folder = options.folder
@@ -162,8 +165,36 @@ def _check_run_folder(options: RunOptions, facts: DataFacts, *, say: bool) -> No
         raise TrainError(
             f"`folder` {options.folder} holds a run ({newest.name}); continue it with `resume`, or give another"
         )
+    _check_files_are_a_runs(options.folder)
     if options.init_from is not None:
         load_start_parameters(options, facts)
+
+
+def _check_files_are_a_runs(folder: Path) -> None:
+    """Raise TrainError if a file that a new run replaces is not one of a run that ended before its first checkpoint."""
+    found = [
+        name for name in (RUN_FILE, CONFIG_FILE, METRICS_FILE, checkpoints.LATEST_FILE) if (folder / name).exists()
+    ]
+    others = [CONFIG_FILE] if CONFIG_FILE in found and not _has_written_config(folder / CONFIG_FILE) else []
+    if found and not _holds_run_facts(folder):
+        others = found
+    if others:
+        raise TrainError(
+            f"`folder` {folder} holds {', '.join(others)} of something else than a run of train, which would be "
+            "replaced; give a new folder"
+        )
+
+
+def _holds_run_facts(folder: Path) -> bool:
+    data = load_run_facts(folder).get("data")
+    return isinstance(data, dict) and {"train_digest", "num_train"} <= data.keys()
+
+
+def _has_written_config(path: Path) -> bool:
+    try:
+        return read_run_file(path).startswith(CONFIG_START.encode())
+    except OSError:
+        return False
 
 
 def load_start_parameters(options: RunOptions, facts: DataFacts) -> Tensors:

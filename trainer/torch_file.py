@@ -25,6 +25,7 @@ _MAX_PICKLE_BYTES = 32 << 20  # of the pickle
 _MAX_TEXT_CHARS = 64 << 20  # characters, a text counted as often as it is named
 _MAX_MARKS = 64  # open at once
 _MAX_AXES = 8
+_PROTOCOL = 2  # of the pickles of torch.save
 _MAX_DIRECTORY_BYTES = 64 << 10  # bytes, of the archive's list of parts: hundreds
 _ZIP_START, _ZIP_END, _ZIP64_LOCATOR = b"PK\3\4", b"PK\5\6", b"PK\6\7"
 _DESCRIPTOR = 24  # bytes, behind a part: its checksum and sizes again
@@ -95,10 +96,14 @@ def saved_schema(path: Path) -> str | None:
     with path.open("rb") as file:
         _check_zip_ends(file, path.stat().st_size)
         with zipfile.ZipFile(file) as archive:
-            found = [one for one in archive.infolist() if one.filename.partition("/")[2] == _SCHEMA]
+            found = _find_schema_parts(archive)
             if len(found) != 1 or found[0].file_size > _MOST_SCHEMA or found[0].compress_type:
                 return None
             return archive.read(found[0]).decode("ascii", "replace")
+
+
+def _find_schema_parts(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [one for one in archive.infolist() if one.filename.partition("/")[2] == _SCHEMA]
 
 
 def _check_zip_ends(file: BinaryIO, num_bytes: int) -> None:
@@ -125,6 +130,8 @@ def _load_archive(file: BinaryIO, archive: zipfile.ZipFile, num_bytes: int, chec
     parts = {one.filename: one for one in archive.infolist()}
     if sum(one.file_size for one in archive.infolist()) > num_bytes or any(one.compress_type for one in parts.values()):
         raise ValueError("its parts are packed, or claim to be larger than the file")
+    if len(named := _find_schema_parts(archive)) > 1 or any(one.file_size > _MOST_SCHEMA for one in named):
+        raise ValueError(f"its part {_SCHEMA} is there twice, or has more than {_MOST_SCHEMA} bytes")
     _check_parts(file, archive)
     roots = [name.removesuffix("data.pkl") for name in parts if name.endswith("/data.pkl")]
     if len(roots) != 1 or parts[f"{roots[0]}data.pkl"].file_size > _MAX_PICKLE_BYTES:
@@ -179,6 +186,8 @@ class _TensorReader:
         end = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
         if num_values and end > storage.num_values:
             raise ValueError("a tensor is larger than what is stored of it")
+        if num_values > end - offset:
+            raise ValueError("a tensor's numbers lie upon one another")
         self._left -= 4 * num_values
         if self._left < 0:
             raise ValueError("its tensors are larger than the file")
@@ -226,10 +235,12 @@ class _SafeUnpickler:
 
     def run(self, pickled: bytes) -> Any:
         """Return the value of the pickle. Raises ValueError for operations that no checkpoint's pickle contains."""
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        for number, (opcode, argument, at) in enumerate(pickletools.genops(pickled)):
             if number >= MAX_OPCODES:
                 raise ValueError(f"its pickle has more than {MAX_OPCODES:,} operations")
             if opcode.name == "STOP":
+                if at is not None and at + 1 < len(pickled):
+                    raise ValueError("its pickle goes on behind its end")
                 break
             if opcode.name in _CONSTANT_OPCODES:
                 self._stack.append(argument)
@@ -253,6 +264,10 @@ class _SafeUnpickler:
         taken = self._stack[start:]
         del self._stack[start:]
         return taken
+
+    def check_protocol(self, protocol: int) -> None:
+        if protocol != _PROTOCOL:
+            raise ValueError(f"its pickle is of protocol {protocol}, expected {_PROTOCOL}")
 
     def mark(self, _: None) -> None:
         if len(self._marks) == _MAX_MARKS:
@@ -295,6 +310,8 @@ class _SafeUnpickler:
         target = self._top(dict)
         if len(entries) % 2 or not all(type(key) is str for key in entries[::2]):
             raise ValueError("one of its dicts has other keys than texts")
+        if len({*target, *entries[::2]}) < len(target) + len(entries) // 2:
+            raise ValueError("one of its dicts has a key twice")
         target.update(zip(entries[::2], entries[1::2], strict=True))
 
     def append_item(self, _: None) -> None:
@@ -331,7 +348,7 @@ class _SafeUnpickler:
 
 _CONSTANT_OPCODES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _HANDLERS: dict[str, Callable[[_SafeUnpickler, Any], None]] = {
-    "PROTO": lambda machine, _: None,
+    "PROTO": _SafeUnpickler.check_protocol,
     "EMPTY_DICT": lambda machine, _: machine._stack.append({}),
     "EMPTY_LIST": lambda machine, _: machine._stack.append([]),
     "EMPTY_TUPLE": lambda machine, _: machine._stack.append(()),

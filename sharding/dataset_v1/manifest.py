@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -179,7 +180,12 @@ def _check_consistent(manifest: Manifest) -> None:
 
 
 def find_split(folder: Path, split: str) -> Path | None:
-    """Return the folder of a split: ``folder`` itself if it holds that split, else ``folder/split``, else None."""
+    """Return the folder of a split: ``folder`` itself if it holds that split, else ``folder/split``, else None.
+
+    Raises DatasetError for a manifest that is no file, so that a split is never passed over for it.
+    """
+    _check_is_file(folder)
+    _check_is_file(folder / split)
     if is_dataset(folder) and load_manifest(folder).split == split:
         return folder
     return folder / split if is_dataset(folder / split) else None
@@ -188,13 +194,24 @@ def find_split(folder: Path, split: str) -> Path | None:
 def list_split_folders(folder: Path, *, damaged: bool = False) -> list[Path]:
     """Return the split folders: ``folder`` itself, or its children with a manifest, training first.
 
-    ``damaged``: also children that hold files of a data set but no manifest. Raises DatasetError if there are none.
+    ``damaged``: also children that hold files of a data set but no manifest. Raises DatasetError if there are none, or
+    for a manifest that is no file.
     """
+    _check_is_file(folder)
     if is_dataset(folder):
         return [folder]
     order = {"train": "0", "val": "1"}
     listed = list_folder(folder) if folder.is_dir() else []
+    for path in () if damaged else listed:
+        _check_is_file(path)
     children = [path for path in listed if is_dataset(path) or (damaged and has_dataset_files(path))]
     if not children:
         raise DatasetError(describe_missing_dataset(folder))
     return sorted(children, key=lambda path: order.get(path.name, path.name))
+
+
+def _check_is_file(folder: Path) -> None:
+    """Raise DatasetError if the manifest of a local folder is there and is a pipe, a folder, a broken link …"""
+    path = folder / MANIFEST
+    if isinstance(path, Path) and os.path.lexists(path) and not path.is_file():
+        raise DatasetError(f"{path} is no file, or a link to none; put the data set's own manifest there, or remove it")

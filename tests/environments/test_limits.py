@@ -1,11 +1,14 @@
 """Cores and memory that a container may use: read from made-up trees of control groups, and from real ones."""
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
+from alexstream.commands.group import Group
 from alexstream.core import limits
 from tests.support import ROOT
 
@@ -220,3 +223,50 @@ def test_a_process_that_dies_first_leaves_the_one_that_says_so(cgroup):
         preexec_fn=group.enter,
     )  # fmt: skip
     assert done.stdout == "-9 memory was short: 0.1 GiB may be used here 60\n", (done.returncode, done.stderr)
+
+
+def fail(error):
+    """Return the exit code of a command that ends in ``error``."""
+    commands = Group("probes")
+
+    @commands.command("probe")
+    def probe():
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        commands.main(["probe"])
+    return left.value.code
+
+
+ERRORS = [
+    MemoryError(),
+    ImportError("libarrow.so: failed to map segment from shared object"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("could not create a primitive"),
+    EOFError(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_where_the_address_space_is_limited_that_is_the_cause(error, monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (GIB, GIB) if which == resource.RLIMIT_AS else (99, 99))
+    assert fail(error) == 1
+    note, line = [line for line in capsys.readouterr().err.splitlines() if line]
+    cause = "the address space of this process is limited to 1.0 GiB (ulimit -v), of which"
+    assert note.startswith(f"NOTE {cause}") and line.startswith("Error: ") and cause in line and "ulimit -u" not in line
+
+
+def test_a_thread_that_openblas_cannot_start_is_no_ctrl_c(monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (GIB, GIB))
+    assert fail(KeyboardInterrupt()) == 130
+    assert "or a library could start no thread: the address space of this" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("addresses", [resource.RLIM_INFINITY, 8 * GIB])
+def test_where_it_is_not_limited_it_is_not_named(addresses, monkeypatch, capsys):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (addresses if which == resource.RLIMIT_AS else 99, 99))
+    assert fail(RuntimeError("can't start new thread")) == 1 and "ulimit -u" in capsys.readouterr().err
+    with pytest.raises(EOFError):  # which is no Ctrl-D
+        fail(EOFError())
+    assert "ulimit" not in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,3 +229,11 @@ def test_sections_are_made_without_a_command(sample_shards):
     assert [one.name for one in compose.build_sections(open_subject(ReportRequest(folder=sample_shards)))] == [
         *("data", "augmentation", "again")
     ]
+
+
+def test_a_full_device_is_the_reason_why_there_is_no_report(sample_shards, tmp_path):
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("there is no /dev/full here")
+    (tmp_path / "page.html").symlink_to("/dev/full")
+    line = error_of("report", sample_shards / "val", "--out", tmp_path / "page.html")
+    assert "page.html: No space left on device; make room, or name another file as --out" in line and "kept" not in line

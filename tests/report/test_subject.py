@@ -98,3 +98,23 @@ def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path, name):
     (folder / name).unlink()
     os.mkfifo(folder / name)
     Run.from_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *[("run.json", text) for text in ("[1]", "{", None)],
+        *[("config.toml", text) for text in ("a = ", "a." * 100 + "b = 1", None)],
+        ("metrics.jsonl", None),
+    ],
+)
+def test_what_is_left_out_of_a_report_is_said_even_when_it_is_quiet(tmp_path, capsys, name, content):
+    folder = run_folder(tmp_path, {"data": "/nowhere"})
+    (folder / "metrics.jsonl").touch()
+    open_subject(ReportRequest(folder=folder, quiet=True))
+    assert capsys.readouterr().err == ""
+    (folder / name).unlink()
+    os.mkfifo(folder / name) if content is None else (folder / name).write_text(content)
+    open_subject(ReportRequest(folder=folder, quiet=True))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {folder}: left out of the report") and line.endswith(f": {name}; restore them")

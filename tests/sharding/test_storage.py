@@ -19,6 +19,7 @@ import pytest
 from alexstream.core import storage
 from alexstream.core.errors import AlexstreamError, OutputError
 from alexstream.core.storage import (
+    check_target,
     delete_file,
     list_folder,
     list_objects,
@@ -353,6 +354,26 @@ def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path):
     with pytest.raises(OutputError, match="no process reads from this pipe; start its reader first"):
         publish_file(tmp_path / "pipe", b"1")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_pipe_that_nobody_reads_is_refused_before_the_work(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(
+        OutputError, match=r"pipe: no process reads from this pipe; start its reader first, or name a file$"
+    ):
+        check_target(tmp_path / "pipe")
+
+
+def test_a_pipe_that_is_checked_before_the_work_keeps_its_reader(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_target(pipe)
+    with pytest.raises(BlockingIOError):  # and not the end of the file
+        os.read(reader, 1)
+    publish_file(pipe, b"done")
+    assert (os.read(reader, 9), os.read(reader, 9)) == (b"done", b"")
+    os.close(reader)
 
 
 def test_a_socket_is_refused(tmp_path, monkeypatch):

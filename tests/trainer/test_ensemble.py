@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.errors import CheckpointError
 from alexstream.trainer.evaluation.ensemble import MAX_GAP_NATS, Ensemble, fit_weights
+from alexstream.trainer.evaluation.predictions import predict_top_classes
 from alexstream.trainer.network.geometry import make_initial_parameters
 from alexstream.trainer.recipe import Recipe
 from tests.support.logit_images import checkpoint
@@ -121,3 +122,19 @@ def test_a_model_that_is_never_better_gets_nothing():
     assert fit_weights(log_p) == pytest.approx((1, 0), abs=1e-4)
     with pytest.raises(ValueError, match="no images"):
         fit_weights(np.zeros((2, 0)))
+
+
+def test_finite_weights_that_are_too_large_are_an_error_that_names_their_checkpoint(tmp_path):
+    """They would be said to predict nan %, with an exit code of 0."""
+    state = replace(checkpoint(), recipe=Recipe(width=0.125))
+    tensors = make_initial_parameters(7, state.recipe, seed=0)
+    huge = {**tensors, "conv1.weight": torch.full_like(tensors["conv1.weight"], 3e38)}
+    paths = [tmp_path / "good", tmp_path / "huge"]
+    for path, held in zip(paths, (tensors, huge), strict=True):
+        path.mkdir()
+        checkpoints.save_checkpoint(path, replace(state, parameters=held))
+    good, bad = Ensemble.load(paths).build_models(torch.device("cpu"))
+    images = torch.ones(1, 3, 224, 224)
+    assert predict_top_classes([good], images)[1][0] > 0
+    with pytest.raises(CheckpointError, match=r"huge: what its network says of an image is not a number"):
+        predict_top_classes([good, bad], images)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -404,3 +405,29 @@ def test_train_and_report_say_the_same_of_a_run_that_was_resumed(tmp_path, capsy
     found = Run(folder=tmp_path / "run", facts={}, options={}, network=None)
     ((name, told), *_) = training._build_verdict(found, Metrics.read(tmp_path / "run")).rows
     assert name == "verdict" and told == line and line.startswith("COMPUTE-BOUND")
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_started_again_in_its_folder(tmp_path):
+    options, facts = RunOptions(folder=tmp_path, recipe=SMALL), TwoColours().facts()
+    for version in ("0.2.0", "0.3.0"):
+        prepare_run(options, facts, config=f"# alexstream {version}, options of cli.py train; for --config\n").close()
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert (tmp_path / "config.toml").read_text().startswith("# alexstream 0.3.0")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "run.json", "latest", "odd config", "odd run.json"])
+def test_files_of_somebody_else_are_not_replaced_by_a_new_run(tmp_path, name):
+    """Any project may have a config.toml; the run would have replaced it."""
+    options, facts = RunOptions(folder=tmp_path, recipe=SMALL), TwoColours().facts()
+    if name == "odd config":  # a run's own folder, whose options are somebody else's
+        prepare_run(options, facts, config="# alexstream 0.2.0\n").close()
+        (tmp_path / "config.toml").write_text('title = "mine"\n')
+    elif name == "odd run.json":
+        os.mkfifo(tmp_path / "run.json")
+    else:
+        (tmp_path / name).write_text('{"data": {"train_digest": "x"}, "recipe": []}\n')
+    before = {path.name: path.is_fifo() or path.read_bytes() for path in tmp_path.iterdir()}
+    what = {"odd config": "config.toml", "odd run.json": "run.json"}.get(name, name)
+    with pytest.raises(TrainError, match=rf"`folder` .* holds {what} of something else than a run of train"):
+        prepare_run(options, facts, config="# alexstream 0.3.0\n")
+    assert {path.name: path.is_fifo() or path.read_bytes() for path in tmp_path.iterdir()} == before

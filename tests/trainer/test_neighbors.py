@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alexstream.pipeline.batch import Batch
-from alexstream.trainer.errors import TrainError
+from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.evaluation.neighbors import Split, choose_queries, find_neighbors
 
 CPU = torch.device("cpu")
@@ -105,3 +105,11 @@ def test_queries_are_looked_for_in_one_split_after_the_other():
     assert {tuple(i for _, i in choose_queries([TRAIN, VAL], (), 3, seed)) for seed in range(9)} != {
         tuple(i for _, i in drawn)
     }
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_activations_that_are_no_numbers_have_no_neighbours(wrong):
+    bad = split("train", [[0.0, 0.0], [wrong, 4.0]])
+    for training, queries in ((bad, [(VAL, 0)]), (TRAIN, [(bad, 1)])):
+        with pytest.raises(CheckpointError, match="activations are not numbers; take an older checkpoint"):
+            find_neighbors(Model(), training, queries, CLASSES, 1, CPU, quiet=True)

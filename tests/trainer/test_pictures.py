@@ -54,6 +54,16 @@ def test_a_network_of_one_column_has_one_sheet_and_equal_weights_are_no_error():
     assert sheet.pixels_HWC.shape == (3 * SIDE - KERNEL_GAP_PX, 16 * SIDE - KERNEL_GAP_PX, 3)
 
 
+def test_weights_as_large_as_float32_has_them_are_on_the_scale():
+    """Their difference is more than the largest float32: the picture was made of what is not a number."""
+    weight = np.zeros((1, 3, 11, 11), np.float32)
+    weight[0, 0, 0, 0], weight[0, 0, 0, 1] = -3e38, 3e38
+    with np.errstate(all="raise"):
+        (sheet,) = draw_kernel_sheets(weight, 1)
+    row = sheet.pixels_HWC[0, ::KERNEL_ZOOM, 0]
+    assert row[:3].tolist() == [0, 255, 128]
+
+
 def found_in(path, pixels_HWC):
     """Top and left of where a picture holds these pixels."""
     with Image.open(path) as picture:

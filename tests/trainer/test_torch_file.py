@@ -121,6 +121,10 @@ def memos(count):
         "keys that are no texts": b"\x80\x02}K\x01K\x02s.",
         "odd pairs": b"\x80\x02}(X\x01\0\0\0au.",
         "a name of ours called by itself": b"\x80\x02ctorch\nFloatStorage\n)R.",
+        "more behind its end": pickle.dumps(NAMES, 2) + b"N.",
+        "another protocol": pickle.dumps(NAMES, 2).replace(b"\x80\x02", b"\x80\x63"),
+        "a key twice": pickle.dumps(NAMES, 2)[:-2] + b"X\x04\0\0\0stepK\x05u.",
+        "a key twice, one by one": pickle.dumps(NAMES, 2)[:-1] + b"X\x04\0\0\0stepK\x05s.",
         "a name of others": b"\x80\x02cos\n" + b"system" * 100_000 + b"\n.",
     }.items(),
     ids=lambda pair: pair[0],
@@ -148,6 +152,8 @@ def tensors(path, change):
         "true": (b"K\x03K\x04\x86", b"\x88K\x04\x86"),
         "strides that lead out": (b"K\x04K\x01\x86", b"K\x05K\x01\x86"),
         "one value a thousand million times": (b"K\x03K\x04\x86", b"J\0\0\0\x10K\x04\x86"),
+        "one value for a whole axis": (b"K\x04K\x01\x86", b"K\x04K\0\x86"),
+        "rows upon one another": (b"K\x04K\x01\x86", b"K\x01K\x01\x86"),
         "behind its storage": (b"QK\0", b"QK\x01"),
         "a storage of more": (b"K\x0ct", b"K\x0dt"),
         "a storage that is not there": (b"X\x01\0\0\x000", b"X\x01\0\0\x001"),
@@ -300,3 +306,26 @@ def test_an_archive_with_a_packed_part_is_refused(tmp_path, packed, method):
         if chosen == zipfile.ZIP_STORED:
             assert load_checkpoint(tmp_path / "c.pt").step == 1
     refused(tmp_path / "c.pt", "its parts are packed")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"errors": [0.5, math.inf]}, "errors hold inf, expected 0 to 1"),
+        ({"errors": [-1.0]}, "errors hold -1.0"),
+        ({"data": {"batch_size": 0}}, "data.batch_size 0"),
+        ({"data": {"batch_size": -12}}, "data.batch_size -12"),
+        ({"data": {"batch_size": 1 << 40}}, "data.batch_size 1099511627776"),
+        ({"data": {"order": "sideways"}}, "data.order is 'sideways'"),
+    ],
+)
+def test_facts_that_no_run_has_are_refused(change, match, tmp_path):
+    refused(archive(tmp_path / "c.pt", pickle.dumps(NAMES | change, 2)), match)
+    good = NAMES | {"errors": [0.0, 1.0, math.nan], "data": {"batch_size": 1, "order": "grouped"}}
+    assert load_checkpoint(archive(tmp_path / "c.pt", pickle.dumps(good, 2))).data["batch_size"] == 1
+
+
+@pytest.mark.parametrize("content", [checkpoints.SCHEMA_WITHOUT_CHECKSUM + "x" * 64, "9" * 5_000_000])
+def test_a_part_that_says_more_than_the_schema_is_refused(content, tmp_path):
+    path = archive(tmp_path / "c.pt", pickle.dumps(NAMES, 2), alexstream=content)
+    refused(path, "its part alexstream is there twice, or has more than 64 bytes")

@@ -168,9 +168,10 @@ def is_under_torchrun() -> bool:
     if all(name in os.environ for name in _TORCHRUN_VARIABLES):
         return True
     if signs := _find_launcher_variables():
-        missing = " and ".join(name for name in _TORCHRUN_VARIABLES if name not in os.environ)
+        missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
+        lacks = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"
         raise TrainError(
-            f"{signs[0]}={os.environ[signs[0]]} says that this is one of several processes, but {missing} is not set; "
+            f"{signs[0]}={os.environ[signs[0]]} says that this is one of several processes, but {lacks}; "
             f"start each with torchrun, which sets all, or unset {' and '.join(signs)} to train in this process alone"
         )
     return False

@@ -8,6 +8,7 @@ Shape legend: M = models (checkpoints), N = images.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,11 +87,20 @@ class Ensemble:
     def build_models(self, device: torch.device) -> list[AlexNet]:
         """Build the networks on ``device``, each with both columns in this process.
 
-        Raises CheckpointError if parameters are not those of a network of their recipe.
+        Raises CheckpointError if parameters are not those of a network of their recipe. A network whose output is not
+        a number raises it too, when it is run: weights that are finite may be too large to calculate with.
         """
         for path, state in zip(self.paths, self.states, strict=True):
             state.require_network(path)
-        return [AlexNet(state.parameters, Columns(), state.recipe, seed=0).to(device) for state in self.states]
+        models = [AlexNet(state.parameters, Columns(), state.recipe, seed=0).to(device) for state in self.states]
+        for path, model in zip(self.paths, models, strict=True):
+            model.register_forward_hook(functools.partial(_check_output, path))
+        return models
+
+
+def _check_output(path: Path, _model: Any, _images: Any, logits_NK: torch.Tensor) -> None:
+    if not torch.isfinite(logits_NK).all():
+        raise CheckpointError(f"{path}: what its network says of an image is not a number; take an older checkpoint")
 
 
 def _require_same(path: Path, mine: dict[str, Any], whose: str, other: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Used by ``cli.py neighbours``; ``trainer.evaluation.nearest`` searches, ``traine
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from alexstream.core.text import format_significant, quote_value
 from alexstream.pipeline.batch import Batch, BatchSlice, TrainingData
-from alexstream.trainer.errors import TrainError
+from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.evaluation.evaluate import with_progress
 from alexstream.trainer.evaluation.nearest import choose_by_hash, collect_features, find_nearest
 from alexstream.trainer.evaluation.pictures import CaptionedImage
@@ -120,12 +121,12 @@ def find_neighbors(
 ) -> list[QueryResult]:
     """Find the ``count`` images of the training split that are nearest to each query, by center crops.
 
-    Reads the queries' splits as far as the last query, and then the whole training split.
+    Reads the queries' splits as far as the last query, and then the whole training split. Raises CheckpointError if an
+    activation is not a number.
     """
     queries_QD = _collect_query_features(model, queries, device, quiet)
-    ids, distances = find_nearest(
-        model.features, _stream_split(training, "neighbours", device, quiet), queries_QD, count
-    )
+    features = functools.partial(_compute_features, model)
+    ids, distances = find_nearest(features, _stream_split(training, "neighbours", device, quiet), queries_QD, count)
 
     def sample(split: Split, i: int, distance: float = 0.0) -> Sample:
         return Sample(split=split, sample=i, class_name=class_names[split.catalog.label(i)], distance=distance)
@@ -168,9 +169,18 @@ def _collect_query_features(
     for split in {split.name: split for split, _ in queries}.values():
         places = [place for place, (its, _) in enumerate(queries) if its is split]
         ids = [queries[place][1] for place in places]
-        features = collect_features(model.features, _stream_split(split, "queries", device, quiet), ids)
+        features = collect_features(
+            functools.partial(_compute_features, model), _stream_split(split, "queries", device, quiet), ids
+        )
         found.update(zip(places, features, strict=True))
     return torch.stack([found[place] for place in range(len(queries))])
+
+
+def _compute_features(model: AlexNet, images_NCHW: torch.Tensor) -> torch.Tensor:
+    features_ND = model.features(images_NCHW)
+    if not torch.isfinite(features_ND).all():
+        raise CheckpointError("the network's activations are not numbers; take an older checkpoint as `checkpoints`")
+    return features_ND
 
 
 def _stream_split(split: Split, what: str, device: torch.device, quiet: bool) -> Iterator[Batch]:

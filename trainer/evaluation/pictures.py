@@ -50,7 +50,9 @@ def draw_kernel_sheets(kernels_KCHW: NDArray[np.float32], columns: int) -> list[
 
 def _draw_kernel_sheet(kernels_KCHW: NDArray[np.float32]) -> KernelSheet:
     least, greatest = float(kernels_KCHW.min()), float(kernels_KCHW.max())
-    scaled = (kernels_KCHW - least) / ((greatest - least) or 1.0)
+    is_wide = greatest - least > float(np.finfo(np.float32).max)  # in a stranger's checkpoint
+    kernels: NDArray[np.floating[Any]] = kernels_KCHW.astype(np.float64) if is_wide else kernels_KCHW
+    scaled = (kernels - least) / ((greatest - least) or 1.0)
     tiles = np.rint(255 * scaled).astype(np.uint8).transpose(0, 2, 3, 1)
     tiles = tiles.repeat(KERNEL_ZOOM, axis=1).repeat(KERNEL_ZOOM, axis=2)
     side = tiles.shape[1] + KERNEL_GAP_PX
