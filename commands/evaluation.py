@@ -143,6 +143,7 @@ def predict(
     from alexstream.pipeline.single_image import ImagePreprocessor
     from alexstream.sharding.dataset_v1.manifest import load_manifest
     from alexstream.sharding.images.decode import prepare_image
+    from alexstream.sharding.sources.reader import read_image_file
     from alexstream.trainer.evaluation.ensemble import Ensemble
     from alexstream.trainer.evaluation.predictions import predict_top_classes
 
@@ -157,7 +158,7 @@ def predict(
     )
     for path in images:
         try:
-            pixels_SSC = prepare_image(path.read_bytes(), manifest.encode).pixels_HWC
+            pixels_SSC = prepare_image(read_image_file(path), manifest.encode).pixels_HWC
         except (BadImageError, OSError) as error:
             failed = True
             click.echo(_format_unreadable(path, error), err=True)
