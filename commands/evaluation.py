@@ -143,6 +143,7 @@ def predict(
     """
     from alexstream.pipeline.single_image import ImagePreprocessor
     from alexstream.sharding.images.decode import prepare_image
+    from alexstream.sharding.sources.reader import read_image_file
     from alexstream.trainer.evaluation.ensemble import Ensemble
     from alexstream.trainer.evaluation.predictions import predict_top_classes
 
@@ -152,7 +153,7 @@ def predict(
     models, failed = ensemble.build_models(where), False
     for path in _list_pictures(images):
         try:
-            pixels_SSC = prepare_image(path.read_bytes(), preprocessing.encode).pixels_HWC
+            pixels_SSC = prepare_image(read_image_file(path), preprocessing.encode).pixels_HWC
         except (BadImageError, OSError) as error:
             failed = True
             click.echo(_format_unreadable(path, error), err=True)

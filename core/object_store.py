@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-ATTEMPTS, TIMEOUT_S = 4, 30.0  # of a request; the time also applies to each 8 MiB of an answer
+ATTEMPTS, TIMEOUT_S = 2, 30.0  # of a request; the time also applies to each 8 MiB of an answer
 MAX_DEPTH = 48  # of nested folders
 MAX_KEYS, MAX_PAGES = 4_000_000, 20_000  # of one folder; the largest known flat one has 1.3 million
+MAX_ANSWER_BYTES, MAX_ANSWER_TAGS = 16 << 20, 250_000  # of a page of a listing; 1,000 keys take 4 MB and 24,000 tags
 _PIECE_BYTES = 8 << 20
 _MAX_UNRANGED_BYTES = 64 << 20  # bytes of an answer to a request without range, as s3fs makes for up to 50 MiB
+WEB_PAGE = "the store answered with a web page"
 _LISTING = "list_objects_v2"
 _RETRIED_METHODS = (_LISTING, "head_object", "head_bucket")  # s3fs retries reads itself
 
@@ -34,7 +37,8 @@ class StoreEntry(NamedTuple):
 def guard_filesystem(filesystem: Any) -> None:
     """Bound the time and size of every answer to an s3fs file system; do nothing to other kinds."""
     if hasattr(filesystem, "_call_s3") and not isinstance(filesystem._call_s3, _GuardedCall):
-        filesystem._call_s3 = _GuardedCall(filesystem._call_s3)
+        filesystem._call_s3 = _GuardedCall(filesystem, filesystem._call_s3)
+        filesystem.isfile = partial(_is_file, filesystem)
         filesystem.isdir = partial(_is_folder, filesystem, filesystem.isdir)
 
 
@@ -116,11 +120,19 @@ def _is_folder(filesystem: Any, of_library: Callable[[str], bool], path: str) ->
         return False
 
 
+def _is_file(filesystem: Any, path: str) -> bool:
+    """Return whether a name is an object; s3fs would say no for a store that does not answer."""
+    try:
+        return bool(filesystem.info(path)["type"] == "file")
+    except (FileNotFoundError, PermissionError):
+        return False
+
+
 class _GuardedCall:
     """A replacement of ``S3FileSystem._call_s3`` that enforces the limits."""
 
-    def __init__(self, call: Callable[..., Awaitable[Any]]) -> None:
-        self._call = call
+    def __init__(self, filesystem: Any, call: Callable[..., Awaitable[Any]]) -> None:
+        self._filesystem, self._call = filesystem, call
         self._tokens: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()  # continuation tokens by listing task
 
     async def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -131,8 +143,14 @@ class _GuardedCall:
         except OSError as error:
             _add_address(error, kwargs)
             raise
+        except Exception as error:
+            if not (reason := _describe_bad_answer(error)):
+                raise
+            raise OSError(errno.EIO, reason, _address(kwargs)) from error
 
     async def _call_bounded(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        await self._filesystem.set_session()
+        _limit_answers(await self._filesystem.get_s3(kwargs.get("Bucket")))
         if method == _LISTING:
             self._check_page(kwargs.get("ContinuationToken"))
         if method in _RETRIED_METHODS:
@@ -145,12 +163,13 @@ class _GuardedCall:
         return answer
 
     async def _call_with_retries(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     return await self._call(method, *args, **kwargs)
             except TimeoutError:
-                continue
+                if attempt + 1 < ATTEMPTS:
+                    _say_waiting(_address(kwargs), attempt + 2)
         raise OSError(f"the store did not answer within {TIMEOUT_S:g} s, {ATTEMPTS} times")
 
     def _check_page(self, token: str | None) -> None:
@@ -164,12 +183,69 @@ class _GuardedCall:
         seen.add(token)
 
 
+def is_web_page(data: bytes) -> bool:
+    """Return whether an answer is HTML: the login page of a proxy, or a console in place of the store."""
+    return data[:512].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _say_waiting(address: str, attempt: int) -> None:
+    """Say on stderr which store does not answer: without that, a minute of silence looks like a long listing."""
+    print(  # noqa: T201
+        f"{address}: no answer from the object store for {TIMEOUT_S:g} s; asking again ({attempt} of {ATTEMPTS})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _address(asked: dict[str, Any]) -> str:
+    """Return the address of what a request asked for."""
+    return f"s3://{asked.get('Bucket', '')}/{asked.get('Key', asked.get('Prefix', ''))}"
+
+
 def _add_address(error: OSError, asked: dict[str, Any]) -> None:
     """Give an error of a store, which is a text alone, its reason and address as an error of a disk has them."""
     if error.strerror is None:
         error.strerror = (str(error).splitlines() or [type(error).__name__])[0]
         error.errno = errno.EACCES if isinstance(error, PermissionError) else errno.EIO
-        error.filename = f"s3://{asked.get('Bucket', '')}/{asked.get('Key', asked.get('Prefix', ''))}"
+    if error.filename is None:
+        error.filename = _address(asked)
+
+
+def _describe_bad_answer(error: Exception) -> str:
+    """Return what is wrong with a store's answer, where the client's own words are about itself; "" elsewhere."""
+    cause = getattr(error, "kwargs", {}).get("error")
+    if type(cause).__name__ == "TooManyRedirects":
+        return "the store redirects from one address to the next without end"
+    if type(error).__name__ == "HTTPClientError":  # itself, and no error of connections, whose text has the address
+        return f"the store's answer cannot be read ({type(cause).__name__}: {str(cause)[:80]})"
+    return ""
+
+
+def _limit_answers(client: Any) -> None:
+    """Bound what a client of aiobotocore reads whole: listings, and the texts of errors."""
+    session = client._endpoint.http_session
+    if not isinstance(session.send, partial):
+        session.send = partial(_send_limited, session.send)
+
+
+async def _send_limited(send: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+    """Send a request as ``AIOHTTPSession.send`` does; read no answer of more bytes or tags than a listing has."""
+    from aiobotocore.response import StreamingBody  # type: ignore[import-untyped]
+
+    is_stream, request.stream_output = request.stream_output, True
+    response = await send(request)
+    if not is_stream or response.status_code >= 300:
+        body = _LimitedBody(StreamingBody(response.raw, None), MAX_ANSWER_BYTES)
+        try:
+            response._content = await body.read()
+        except BaseException:
+            body.close()
+            raise
+        if response.status_code < 300 and is_web_page(response._content):
+            raise OSError(f"{WEB_PAGE}; log in there, or correct AWS_ENDPOINT_URL")
+        if response._content.count(b"<") > MAX_ANSWER_TAGS:  # each takes many times its bytes when it is parsed
+            raise OSError(f"the store's answer has more than {MAX_ANSWER_TAGS:,} tags; no listing of S3 is like that")
+    return response
 
 
 def _range_bytes(asked: str | None) -> int:

@@ -16,6 +16,7 @@ from alexstream.core.text import quote_value
 
 T = TypeVar("T")
 _INT64 = range(-(1 << 63), 1 << 63)
+_MOST_DIGITS = 4000  # of a whole number; none of ours has more than 20
 
 
 class FieldsError(ValueError):
@@ -29,13 +30,19 @@ class FieldsError(ValueError):
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON. Raises ValueError for invalid JSON, non-finite numbers, or nesting too deep to be any of ours."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float, parse_int=_parse_int)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name[:20]} is not a number")
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > _MOST_DIGITS:  # Python's own limit depends on its settings, and its message advises to change them
+        raise ValueError(f"a whole number of {len(text):,} digits, expected {_MOST_DIGITS} at most")
+    return int(text)
 
 
 def _parse_float(text: str) -> float:

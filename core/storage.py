@@ -85,13 +85,29 @@ def read_small(path: Path, most: int) -> bytes:
     raise OSError(errno.EFBIG, f"it has more than {most:,} bytes, the limit for such a file", str(path))
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file at any location to read bytes. Raises OSError if it is no regular file.
+
+    A pipe would be waited for, and a device may have no end, whatever their names promise.
+    """
+    if not isinstance(path, Path):
+        return cast(BinaryIO, path.open("rb"))
+    return open(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: str | Path) -> int:
+    """Open a local regular file as a descriptor. Raises OSError, of errno ENXIO if it is anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "not a regular file", str(path))
+    return descriptor
+
+
 def _read_up_to(path: Path, size: int) -> bytes:
     """At most ``size`` bytes."""
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode):  # reading takes memory for all that is asked for
-            size = min(size, status.st_size + 1)
-        return file.read(size)
+    with open_regular(path) as file:  # reading takes memory for all that is asked for
+        return file.read(min(size, os.fstat(file.fileno()).st_size + 1))
 
 
 def _read_range(path: Any, size: int) -> bytes:

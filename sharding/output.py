@@ -94,6 +94,10 @@ def _lock_folder(folder: Path) -> Iterator[None]:
         return
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"`folder` {folder} is a file; give a folder")
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            remedy = "make its target, or give another `folder`"
+            raise OutputError(f"`folder` {folder}: {place} is a link that leads nowhere; {remedy}")
     try:
         _make_folder(folder)
         descriptor = os.open(folder, os.O_RDONLY)

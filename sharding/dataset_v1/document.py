@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alexstream.core.errors import DatasetError, DatasetVersionError
+from alexstream.core.object_store import WEB_PAGE, is_web_page
 from alexstream.core.schema import parse_json
 from alexstream.core.storage import publish_file, read_small
 from alexstream.core.text import quote_value
@@ -76,9 +77,12 @@ def load_document(path: Path, *, most: int, missing: str) -> dict[str, Any]:
 
 
 def read_limited(path: Path, most: int) -> bytes:
-    """Read a whole file of at most ``most`` bytes. Raises DatasetError if it cannot be read, or is larger."""
+    """Read a whole file of at most ``most`` bytes. Raises DatasetError if that fails."""
     try:
-        return read_small(path, most)
+        data = read_small(path, most)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DatasetError(f"cannot read {path}: {reason}; fix that and run the same command again") from error
+    if is_web_page(data) and not isinstance(path, Path):
+        raise DatasetError(f"{path}: {WEB_PAGE} in its place; log in there, or correct the store's address and keys")
+    return data

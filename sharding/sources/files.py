@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from alexstream.core.errors import SourceError
 from alexstream.core.object_store import guard_filesystem
-from alexstream.core.storage import list_objects
+from alexstream.core.storage import list_objects, open_descriptor, open_regular
 from alexstream.core.text import count_of
 
 # Left in folders by Windows, macOS, Synology, QNAP, fsck and image viewers; names with a leading dot are system too.
@@ -37,6 +37,7 @@ _OTHER_EXTENSION_WORDS = (
 _OTHER_EXTENSIONS = frozenset(_OTHER_EXTENSION_WORDS.split())
 LOOP = "link that leads back to itself"  # a reason to leave it out
 TEST_IMAGES = "test images, which have no labels"  # a reason to leave them out
+MAX_DEPTH = 128  # of nested folders; each takes some calls, and Python allows 1,000
 MAX_SMALL_BYTES = 64 << 20  # most bytes of a devkit (2.5 MB), a table, or a list of classes
 _LOCAL_WINDOW, _REMOTE_WINDOW = 4096, 1 << 20
 
@@ -86,11 +87,20 @@ def list_items(folder: Path) -> list[FolderItem]:
     """List a folder, sorted by name. Raises SourceError if it cannot be listed."""
     try:
         if isinstance(folder, Path):
+            _check_depth(folder)
             with os.scandir(folder) as entries:
                 return sorted(map(_make_item, entries))
         return sorted(FolderItem(name, is_dir, False) for name, is_dir in list_objects(folder))
     except OSError as error:
         raise listing_error(folder, error) from error
+
+
+def _check_depth(folder: Path) -> None:
+    if len(folder.parts) > MAX_DEPTH:
+        name = "/".join((*folder.parts[:8], "…", *folder.parts[-2:]))
+        raise SourceError(
+            f"cannot list {name}: folders nested more than {MAX_DEPTH} deep; move them out of the source and run again"
+        )
 
 
 def _make_item(entry: os.DirEntry[str]) -> FolderItem:
@@ -233,7 +243,7 @@ def is_gzip(path: Path) -> bool:
 def read_start(path: Path, size: int) -> bytes:
     """Return the first ``size`` bytes of a file; b"" if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(size)
     except OSError:
         return b""
@@ -261,7 +271,7 @@ class RangeFile:
         self._remote = None if isinstance(path, Path) else path
         self._at, self._window = 0, b""
         if self._remote is None:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = open_descriptor(path)
             self.size = os.fstat(self._descriptor).st_size
             # Otherwise the kernel would read ahead the images between the headers that a walk reads.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
@@ -327,7 +337,7 @@ def open_range_file(path: Path) -> RangeFile:
 def read_small_file(path: Path) -> bytes:
     """Read a whole file of at most SMALL bytes. Raises SourceError if it cannot be read, or is larger."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_SMALL_BYTES + 1)
     except OSError as error:
         raise _read_error(path, error) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexstream.core.errors import SourceError
+from alexstream.core.storage import open_regular
 from alexstream.sharding.sources.files import (
     FolderItem,
     has_system_part,
@@ -123,7 +124,7 @@ def _describe_files(paths: Sequence[str], found: _Format) -> str:
 def _make_reader(path: Path) -> Callable[[int], bytes]:
     def read(size: int) -> bytes:
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return file.read(size)
         except OSError:
             return b""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -17,12 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexstream.core.errors import BadImageError, SourceError
+from alexstream.core.storage import open_descriptor
+from alexstream.sharding.images.formats import MAX_PIXELS
 from alexstream.sharding.sources.files import RangeFile, as_path
 from alexstream.sharding.sources.parquet import RowGroupImages
 from alexstream.sharding.sources.parquet_file import ParquetLimitError, SourceParquet, to_source_error
 from alexstream.sharding.sources.tars.walk import BLOCK, is_header_for
 from alexstream.sharding.sources.types import WHOLE_FILE
 
+# Pixels of 16 bits in four channels, uncompressed, and metadata: no image that is decoded has more.
+MAX_IMAGE_BYTES = 8 * MAX_PIXELS + (64 << 20)
+_NOT_REGULAR = "not a regular file, or a link that leads nowhere"
 _OPEN_FILES = 8
 _ATTEMPTS, _PAUSE_S = 3, 0.1
 _FILE_ERRNOS = {
@@ -121,7 +125,10 @@ class Reader:
         if offset == WHOLE_FILE:
             return self._read_whole_file(container)
         self._check_stamp(container)
-        read = self._read_row if container.lower().endswith(".parquet") else self._read_member
+        is_row = container.lower().endswith(".parquet")
+        if not is_row:
+            _check_size(size)
+        read = self._read_row if is_row else self._read_member
         return SourceBytes(read(container, offset, size), self._stamps[container])
 
     def _retry_error(self, container: str, error: Exception) -> SourceError:
@@ -168,7 +175,8 @@ class Reader:
             return _read_local_file(self._prefix + container)
         path = self._path(container)
         if not path.is_file():
-            raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere")
+            raise BadImageError("unreadable", _NOT_REGULAR)
+        _check_size(path.stat().st_size)
         return SourceBytes(bytes(path.read_bytes()), None)
 
     def _check_stamp(self, container: str) -> None:
@@ -229,19 +237,34 @@ def stamp_files(root: Path, containers: Iterable[str]) -> dict[str, FileStamp]:
 def _read_local_file(path: str) -> SourceBytes:
     """Read a regular file and its stamp; a pipe is not opened, since it might block for ever."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere") from error
+        descriptor = open_descriptor(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO):
+            raise BadImageError("unreadable", _NOT_REGULAR) from error
+        raise
     with open(descriptor, "rb", buffering=0) as file:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise BadImageError("unreadable", "not a regular file, or a link that leads nowhere")
-        data, stamp = file.read(), FileStamp.from_stat(before)
+        stamp = FileStamp.from_stat(os.fstat(descriptor))
+        _check_size(stamp.size)
+        data = file.read(stamp.size + 1)
         # Deleting or replacing it changes the time of its entry alone: what was read is one version all the same.
         after = FileStamp.from_stat(os.fstat(descriptor))
         if (after.size, after.mtime_ns) != (stamp.size, stamp.mtime_ns) or len(data) != stamp.size:
             raise _ChangedError
     return SourceBytes(data, stamp)
+
+
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of one local image. Raises BadImageError for what is no regular file or too large, OSError."""
+    try:
+        return _read_local_file(str(path)).data
+    except _ChangedError as error:
+        raise BadImageError("unreadable", "it is written while it is read") from error
+
+
+def _check_size(num_bytes: int) -> None:
+    """Raise BadImageError for more bytes than any image has that is decoded: they need not be read."""
+    if num_bytes > MAX_IMAGE_BYTES:
+        raise BadImageError("too-large", f"{num_bytes:,} bytes, more than {MAX_IMAGE_BYTES:,}")
 
 
 def _is_file_error(error: OSError) -> bool:
@@ -250,7 +273,7 @@ def _is_file_error(error: OSError) -> bool:
 
 def _error_text(error: OSError) -> str:
     """Return the system's or the object store's description of an error."""
-    words = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    words = error.strerror or str(error) or type(error).__name__
     return words.splitlines()[0]
 
 

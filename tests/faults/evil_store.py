@@ -52,6 +52,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.mode == "forbidden":
             return self.send_error(403)
         query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+        if self.server.mode == "redirects":
+            return self.redirect(url.path)
+        if self.server.mode in ("web page", "cut XML"):
+            return self.answer(b"<html>log in</html>" if self.server.mode == "web page" else b"<?xml ", "text/html")
+        if "list-type" in query and self.server.mode == "endless listing body":
+            return self.endless_listing()
+        if "list-type" in query and self.server.mode == "nested listing":
+            return self.answer(b"<a>" * 3_000_000, "application/xml")
         if "list-type" in query:
             return self.answer(listing(**self.listed(query.get("prefix", ""))), "application/xml")
         return self.content(url.path)
@@ -100,6 +108,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(1 << 60 if mode in ("endless", "more than said") else size))
         self.end_headers()
         return self.slow(size) if mode == "slow" else self.endless()
+
+    def redirect(self, path):
+        self.send_response(307)
+        self.send_header("Location", f"{self.server.address}{path}?x={self.server.requests}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def endless_listing(self):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        start, _, end = listing(["a.jpg"]).partition(b"<Contents>")
+        more = (b"<Contents>" + end.partition(b"</ListBucketResult>")[0]) * 5000
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(start), start))
+        while self.server.sent < 8 << 30 and not self.server.released.is_set():
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(more), more))
+            self.server.sent += len(more)
 
     def released(self):
         self.server.released.wait(300)

@@ -77,6 +77,39 @@ def test_a_listing_that_does_not_end_is_an_error(mode, match, at, monkeypatch):
         assert server.requests < 40
 
 
+@pytest.mark.parametrize(
+    ("mode", "match"),
+    [("endless listing body", "more bytes than"), ("nested listing", "more than 250,000 tags")],
+)
+def test_one_answer_that_is_no_page_of_a_listing_is_not_taken_whole(mode, match, at):
+    with evil_store(mode) as server:
+        folder = at(server)
+        for ask in (list_objects, list_folder, list_items, is_folder):
+            with pytest.raises((OSError, SourceError), match=match):
+                ask(folder)
+        assert server.sent < 4 * MOST_SENT
+
+
+def is_folder(folder):
+    """A question that is one listing too."""
+    return folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("cut XML", "Internal Server Error"),  # so the library calls what it cannot parse
+        ("web page", "the store answered with a web page"),
+        ("redirects", "the store redirects from one address to the next without end"),
+    ],
+)
+def test_an_answer_that_is_none_is_told_with_its_address(mode, words, at, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with evil_store(mode) as server, pytest.raises(OSError, match=words) as told:
+        list_objects(at(server))
+    assert told.value.filename.startswith("s3://b/train")
+
+
 def test_a_listing_by_the_library_itself_ends_too(at):
     with evil_store("same token") as server:
         folder = at(server)
@@ -132,6 +165,13 @@ def test_an_answer_that_never_comes_names_its_address(at, monkeypatch):
     with evil_store("mute") as server, pytest.raises(OSError, match="did not answer within") as told:
         at(server).is_dir()
     assert str(told.value.filename).startswith("s3://b/train")
+
+
+def test_a_store_that_does_not_answer_is_named_while_it_is_waited_for(at, monkeypatch, capsys):
+    monkeypatch.setattr(stores, "TIMEOUT_S", 0.2)
+    with evil_store("mute") as server, pytest.raises(OSError, match=r"did not answer within 0\.2 s, 2 times"):
+        at(server).is_file()
+    assert "s3://b/train: no answer from the object store for 0.2 s; asking again (2 of 2)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("info", "s3://b/train"), ("shard", "--src", "s3://b/photos", "--out", "out")])

@@ -217,3 +217,12 @@ def test_the_folder_of_splits_is_new_empty_or_ours(tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "plan.json").touch()  # begun before; reports and runs may have come since
     check_parent_of_splits(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_told_as_one(tmp_path):
+    (tmp_path / "dang").symlink_to(tmp_path / "nothing")
+    match = "dang is a link that leads nowhere; make its target"
+    for folder in (tmp_path / "dang", tmp_path / "dang" / "train"):
+        with pytest.raises(OutputError, match=match), open_output_folder(folder, "d", "train"):
+            raise AssertionError
+    assert not (tmp_path / "nothing").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from alexstream.core.errors import SourceError
 from alexstream.core.schema import from_json
+from alexstream.core.storage import open_regular
 from alexstream.sharding.sources.files import (
     MAX_SMALL_BYTES,
     FolderItem,
@@ -120,7 +121,7 @@ def _load_packed(path: Path, name: str) -> Devkit | None:
     """Load the devkit from a small archive; None if the archive holds something else, or is too large."""
     try:
         packed = is_gzip(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = gzip.GzipFile(fileobj=file).read(MAX_SMALL_BYTES + 1) if packed else file.read(MAX_SMALL_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read ({error}); {ilsvrc.FETCH_DEVKIT}") from error
