@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from alexstream.core.errors import SourceError
+from alexstream.core.storage import open_regular
 from alexstream.core.text import normalize_nfc
 from alexstream.sharding.sources.files import FolderItem, has_system_part, is_image_name, is_system
 from alexstream.sharding.sources.split_words import split_of_file
@@ -80,7 +81,7 @@ def _list_names(path: Path) -> list[str] | None:
     name = path.name.lower()
     if name.endswith((".rar", ".7z", ".zst")):
         return None
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if name.endswith(".zip"):
             with zipfile.ZipFile(file) as members:
                 return members.namelist()

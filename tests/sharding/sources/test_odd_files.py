@@ -25,7 +25,8 @@ from tests.support.commands import call
 NAMES = [
     "labels.csv", "train.csv", "val_annotations.txt", "LOC_synset_mapping.txt", "LOC_val_solution.csv", "a.tar",
     "a.parquet", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz", "manifest.json", "classes.json", "a.bin",
-    "README", "words.txt", "synset_words.txt", "meta.mat", "a.zip", "a.tfrecord", "a.idx", "a.jsonl",
+    "README", "train.tar.gz", "val.zip", "words.txt", "synset_words.txt", "meta.mat", "a.zip", "a.tfrecord", "a.idx",
+    "a.jsonl",
 ]  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def test_no_module_of_the_sources_opens_a_file_without_these_helpers():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                if name.rpartition(".")[2] in ("open", "read_bytes", "read_text"):
+                if name != "tarfile.open" and name.rpartition(".")[2] in ("open", "read_bytes", "read_text"):
                     found.append((path.name, ast.unparse(node)))
     assert sorted(found) == [
         # A file of the program, an open descriptor, an object of a store.
