@@ -24,6 +24,7 @@ from alexstream.core.storage import open_pending, parse_location
 # Those that webdataset opens and that are no object store of ours, which would be read in place.
 _STREAM = re.compile(r"(pipe|https?|ftps|sftp|scp|ais|hf):")
 _BRACES = re.compile(r"\{[^{}]*(?:,|\.\.)[^{}]*\}")
+_MAX_TARS = 1_000_000  # names in a list; 14 million images in tars of 1,000 are 14,000
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _TAR_NAME = re.compile(r"(?<![\w.-])\w[\w.-]*\.tar(?![\w.-])")
 _COPY_BYTES = 1 << 20
@@ -76,7 +77,7 @@ def open_source(text: str, *, fetch_to: Path | None = None, quiet: bool = True) 
 def expand_tar_list(text: str) -> list[str]:
     """Return the tars of a list, in its order: split at ``::``, variables and braces expanded, as webdataset does.
 
-    Raises SourceError for unbalanced braces and unknown variables.
+    Raises SourceError for unbalanced braces, unknown variables, and more tars than any data set has.
     """
     from webdataset.shardlists import expand_urls  # loads torch, which a source that is no list need not wait for
 
@@ -87,6 +88,8 @@ def expand_tar_list(text: str) -> list[str]:
         )
     urls: list[str] = []
     for typed in text.split("::"):
+        if (number := _count_names(typed)) > _MAX_TARS:
+            raise SourceError(f"{text}: expands to {number:,} tars, expected {_MAX_TARS:,} at most; give them in parts")
         try:
             found = expand_urls(typed)
         except (AssertionError, ValueError) as error:
@@ -96,6 +99,15 @@ def expand_tar_list(text: str) -> list[str]:
             raise SourceError(f"{text}: expands to {other}; write {_kind_of(other)}: itself in the list")
         urls += found
     return urls
+
+
+def _count_names(typed: str) -> int:
+    """Return how many names the braces of a list make, by its innermost braces: at least that many."""
+    number = 1
+    for braces in _BRACES.findall(typed):
+        ends = re.fullmatch(r"\{(-?\d{1,18})\.\.(-?\d{1,18})\}", braces)
+        number *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else braces.count(",") + 1
+    return number
 
 
 def _kind_of(url: str) -> str:

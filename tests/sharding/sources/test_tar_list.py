@@ -16,7 +16,7 @@ from alexstream.commands.main import main
 from alexstream.core.errors import AlexstreamError, SourceError
 from alexstream.sharding.sources.detect import detect_source
 from alexstream.sharding.sources.tars import tar_list
-from alexstream.sharding.sources.tars.tar_list import TarList, is_tar_list, open_source
+from alexstream.sharding.sources.tars.tar_list import TarList, expand_tar_list, is_tar_list, open_source
 from alexstream.sharding.sources.types import ListingLog
 from tests.support import ROOT
 from tests.support import imagenet_miniature as mini
@@ -271,3 +271,11 @@ def test_only_this_module_takes_what_could_run_a_command_from_webdataset():
         if re.search(r"^\s*(import|from) webdataset", path.read_text(), re.MULTILINE)
     }
     assert loads == {"sharding/sources/tars/tar_list.py"}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("x-{000000..99999999}.tar", "100,000,000"), ("{a,b}" * 40 + ".tar", "1,099,511,627,776")]
+)
+def test_a_list_of_more_tars_than_there_are_is_refused_before_it_is_expanded(text, number):
+    with pytest.raises(SourceError, match=f"expands to {number} tars, expected 1,000,000 at most"):
+        expand_tar_list(text)
