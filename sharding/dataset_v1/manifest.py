@@ -214,4 +214,4 @@ def _check_is_file(folder: Path) -> None:
     """Raise DatasetError if the manifest of a local folder is there and is a pipe, a folder, a broken link …"""
     path = folder / MANIFEST
     if isinstance(path, Path) and os.path.lexists(path) and not path.is_file():
-        raise DatasetError(f"{path} is no file, or a link to none; put the data set's own manifest there, or remove it")
+        raise DatasetError(f"{path} is no file, or a link to none; restore the manifest, or shard the source again")
