@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -40,6 +42,23 @@ def _check_fork() -> None:
             "method spawn, or before the first batch is read"
         )
     _streaming_pid = os.getpid()
+
+
+_open_streams: WeakSet[Generator[Any, None, None]] = WeakSet()
+
+
+def _close_at_exit(stream: Generator[B, None, None]) -> Generator[B, None, None]:
+    """Return the generator, which is closed when Python ends if nobody did: later its modules are gone."""
+    _open_streams.add(stream)
+    return stream
+
+
+@atexit.register
+def _close_open_streams() -> None:
+    if _streaming_pid == os.getpid():  # the threads of a parent are not here to be ended
+        for stream in list(_open_streams):
+            with suppress(ValueError):  # running in another thread
+                stream.close()
 
 
 def choose_operator(
@@ -91,19 +110,18 @@ class BatchSource:
             def run(given: BatchPlanner) -> Generator[Batch, None, None]:
                 return run_fused(self.data, given, self.engine, self.preprocessing, compiled)
 
-            return self._run_with_restarts(steps, run)
+            return _close_at_exit(self._run_with_restarts(steps, run))
         normalize = self.preprocessing.make_normalizer(self.engine.device)
 
         def iter_crops(given: BatchPlanner) -> Generator[CropBatch, None, None]:
             return run_crop_graph(self.data, given, self.engine, self.augmenter, whole=views > 1)
 
-        return exchange_and_normalize(
-            self._run_with_restarts(steps, iter_crops), exchange, normalize.normalize_views if views > 1 else normalize
-        )
+        crops = _close_at_exit(self._run_with_restarts(steps, iter_crops))
+        return exchange_and_normalize(crops, exchange, normalize.normalize_views if views > 1 else normalize)
 
     def _run_with_restarts(
         self, steps: BatchPlanner, run: Callable[[BatchPlanner], Generator[B, None, None]]
-    ) -> Iterator[B]:
+    ) -> Generator[B, None, None]:
         """Yield ``run``'s batches, restarting the graph after a sample that cannot be decoded.
 
         The graph ends at such a sample: raise StreamError naming it, or skip it and build the graph anew from the first

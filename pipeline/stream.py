@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -94,6 +94,21 @@ class ShardedData:
             _check_choice(name, getattr(self, name))
         for name, least in _LEAST.items():
             _check_number(name, getattr(self, name), least)
+        _check_place("train", self.train)
+        if self.val is not None:
+            _check_place("val", self.val)
+
+    def __bool__(self) -> bool:
+        """Return True: these are options, whatever the data set holds."""
+        return True
+
+    def __len__(self) -> NoReturn:
+        """Raise TypeError, which says what has a length."""
+        raise TypeError("ShardedData describes batches: data.loader() has a length and iterates over epochs of them")
+
+    def __iter__(self) -> NoReturn:
+        """Raise TypeError, which says what iterates."""
+        raise TypeError("ShardedData describes batches: iterate over data.loader(), or over data.training()")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the options alone: a process that receives them opens the splits itself."""
@@ -161,9 +176,9 @@ class ShardedData:
         device: torch.device = CPU,
         views: int = 1,
     ) -> Iterator[Batch]:
-        """Yield the validation split once, as ``TrainingData.validation``; nothing if there is none.
+        """Yield the validation split once, as ``TrainingData.validation``.
 
-        Raises ValueError for another number of views.
+        Raises StreamError if there is none, and ValueError for another number of views.
 
         Args:
             part: The slice of every batch that this process decodes.
@@ -198,6 +213,22 @@ def _check_choice(name: str, value: object) -> None:
     allowed = CHOICES[name]
     if value not in allowed:
         raise StreamError(f"{name}: received {value!r}, expected one of {', '.join(allowed)}")
+
+
+def _check_place(name: str, value: object) -> None:
+    """Raise StreamError unless ``value`` may be the location of a split."""
+    if not isinstance(value, str | os.PathLike) and not hasattr(value, "joinpath"):  # as UPath has, of object stores
+        raise StreamError(f"{name}: received {value!r}, expected a folder, as text or a path")
+    if not str(value):
+        raise StreamError(f"{name}: received an empty text, expected a folder")
+
+
+def _to_device(device: torch.device | str) -> torch.device:
+    """Return a device. Raises StreamError for the name of none."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise StreamError(f"device: received {device!r}, expected one of torch's, as 'cpu' or 'cuda'") from error
 
 
 def _make_options(values: dict[str, Any]) -> ShardedData:
@@ -321,7 +352,7 @@ class Stream:
         if views not in (1, 10):
             raise ValueError(f"views: received {views}, expected 1 or 10")
         if self.val is None:
-            return iter(())
+            raise StreamError(f"{self.options.train}: no validation split; give one as `val`, or the folder of both")
         preprocessing = self.preprocessing
         preprocessing = preprocessing.with_recipe(preprocessing.recipe.for_evaluation())
         data = self.val.reopen_shards()
@@ -353,7 +384,7 @@ class Stream:
 
     def decode_path(self, device: torch.device = CPU, exchanged: bool = False) -> str:
         """Describe in words how the images of ``training`` are decoded, as ``ShardedData.decode_path``."""
-        options, encoding = self.options, self.manifest.encode.encoding
+        options, encoding, device = self.options, self.manifest.encode.encoding, _to_device(device)
         if device.type == "cuda":
             return f"{encoding} shards, decoded on the GPU by nvJPEG (its hardware decoder where there is one)"
         threads = count_of(options.num_threads, "thread")
@@ -386,7 +417,7 @@ class Stream:
     def _make_source(
         self, data: Dataset, preprocessing: Preprocessing, part: BatchSlice, device: torch.device
     ) -> BatchSource:
-        options = self.options
+        options, device = self.options, _to_device(device)
         part.to_slice(options.batch_size)  # raises ValueError if the batch does not divide evenly
         engine = Engine(
             batch_size=options.batch_size // part.count,

@@ -181,7 +181,7 @@ def _make_without_data(request: ReportRequest, run: Run, why: str) -> Subject:
 
 def _print_note(request: ReportRequest, text: str) -> None:
     if not request.quiet:
-        print(f"note: {to_one_line(text)}", file=sys.stderr)  # noqa: T201
+        print(f"note: {to_one_line(to_display(text))}", file=sys.stderr)  # noqa: T201
 
 
 def _tell_what_is_left_out(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from alexstream.core.text import quote_value
 from alexstream.sharding.sources.split_words import split_of_file, split_of_word
 
 _NAMES = frozenset(["split", "set", "subset", "partition", "phase", "dataset", "usage"])
@@ -63,7 +64,8 @@ def _check_one_word_each(cells: Sequence[str]) -> None:
     for cell in sorted(cells):
         split = split_of_file(cell)
         if split and first.setdefault(split, cell) != cell:
-            raise ValueError(cell, f"and {first[split]!r} too, which may both be {split}; expected train, val or test")
+            other = quote_value(first[split])
+            raise ValueError(cell, f"and {other} too, which may both be {split}; expected train, val or test")
 
 
 def _split_of_flag(name: str, cell: str) -> str:
