@@ -95,7 +95,7 @@ def _columns(rows: Sequence[dict[str, float]]) -> list[list[float]]:
     return [[1 / row["rate"] for row in rows], [row["cpu"] for row in rows], [row["others"] for row in rows]]
 
 
-def table(rounds: Sequence[dict[str, list[float]]]) -> list[str]:
+def format_table(rounds: Sequence[dict[str, list[float]]]) -> list[str]:
     """Speed after ÷ before, by wall and by CPU time: median, smallest and largest of the rounds."""
     rows = ["| time | before, ms an image | after, ms an image | speed, after ÷ before | n |", "|---|---|---|---|---|"]
     for column, name in enumerate(("wall", "CPU")):
@@ -113,13 +113,13 @@ def table(rounds: Sequence[dict[str, list[float]]]) -> list[str]:
     ]
 
 
-def commit(root: Path) -> str:
+def read_commit(root: Path) -> str:
     """The commit of a checkout; its folder's name where git does not know it."""
     done = subprocess.run(["git", "-C", root, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or root.name
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=("conversion", "stream"), default="conversion", help="[%(default)s]")
@@ -149,7 +149,7 @@ def _measure(args: argparse.Namespace, roots: dict[str, Path], scratch: Path) ->
 
 def main() -> None:
     """Measure and write the table."""
-    args = arguments()
+    args = parse_arguments()
     roots = {"before": args.before.resolve(), "after": ROOT}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -157,7 +157,14 @@ def main() -> None:
         rounds = list(_measure(args, roots, scratch))
     title = f"# {args.stage.capitalize()} beside that of another version"
     head = [title, "", f"`{command_line()}`", "", describe(), ""]
-    lines = [*head, f"Before: commit {commit(roots['before'])}. On {words}.", "", *table(rounds), "", _how(args)]
+    lines = [
+        *head,
+        f"Before: commit {read_commit(roots['before'])}. On {words}.",
+        "",
+        *format_table(rounds),
+        "",
+        _how(args),
+    ]
     path = args.out or result_path("versions" if args.stage == "conversion" else "versions_stream")
     path.write_text("\n".join(lines) + "\n")
     print("\n".join(lines), f"\n\nwritten to {path}")

@@ -16,7 +16,7 @@ from alexstream.core.text import escape_unprintable, format_duration
 DELAY_S = 2.0  # no report for work shorter than this
 FIRST_LINE_S = 5.0  # until the first line in a log: nobody wonders for longer whether anything happens
 LINE_S = 20.0  # between lines in a log
-_tells = False  # whether ``activity`` prints in this process
+_tells = False  # whether ``tell_activity`` prints in this process
 
 
 def progress_bar(total: int, unit: str, what: str, *, quiet: bool = False) -> Any:
@@ -27,7 +27,7 @@ def progress_bar(total: int, unit: str, what: str, *, quiet: bool = False) -> An
 
 @contextmanager
 def tell_activities(tells: bool) -> Iterator[None]:
-    """Let ``activity`` print, or not, within the context: a command line does, a library is silent."""
+    """Let ``tell_activity`` print, or not, within the context: a command line does, a library is silent."""
     global _tells
     before, _tells = _tells, tells
     try:
@@ -37,12 +37,12 @@ def tell_activities(tells: bool) -> Iterator[None]:
 
 
 def tells_activities() -> bool:
-    """Return whether ``activity`` prints, for a process that is started."""
+    """Return whether ``tell_activity`` prints, for a process that is started."""
     return _tells
 
 
 @contextmanager
-def activity(what: str) -> Iterator[None]:
+def tell_activity(what: str) -> Iterator[None]:
     """Print what is being done if it takes more than ``FIRST_LINE_S``, and again whenever the time has doubled.
 
     For work of unknown length: ``listing photos/, 10 s so far``.

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 
 from alexstream.core.program import program_name
-from alexstream.core.progress import activity
+from alexstream.core.progress import tell_activity
 from alexstream.core.storage import parse_location
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch, BatchSlice, DataFacts, Exchange
@@ -401,7 +401,7 @@ class Stream:
             raise StreamError(f"{place}: there is no home folder to keep its shards in; give `cache` FOLDER")
         cache_options = CacheOptions(cache=cache, limit_bytes=options.cache_bytes)
         keep_steps = options.prefetch + PREFETCH_DEPTH + 4
-        with activity(f"checking {place}"):
+        with tell_activity(f"checking {place}"):
             return open_dataset(place, cache_options, keep_steps=keep_steps, manifest=manifest)
 
     def _check_cache_size(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexstream.core.errors import DatasetError
-from alexstream.core.progress import activity
+from alexstream.core.progress import tell_activity
 from alexstream.core.text import count_of, escape_unprintable
 from alexstream.sharding.dataset_v1.catalog import load_catalog_rows, load_catalog_shard
 from alexstream.sharding.dataset_v1.layout import shard_paths
@@ -101,7 +101,7 @@ def find_duplicates(folders: Sequence[Path]) -> Duplicates:
     manifests = {folder: load_manifest(folder) for folder in folders}
     shards = [(folder, manifest, shard) for folder, manifest in manifests.items() for shard in manifest.shards]
     # Threads, since hashing and Parquet release the GIL.
-    with activity("comparing all images with each other"), ThreadPoolExecutor(_READER_THREADS) as pool:
+    with tell_activity("comparing all images with each other"), ThreadPoolExecutor(_READER_THREADS) as pool:
         prefixes = list(pool.map(lambda one: _load_prefixes(one[0], one[2]), shards))
     repeated = _find_repeated(prefixes)
     groups: dict[str, list[Copy]] = defaultdict(list)

@@ -18,7 +18,7 @@ from typing import Any
 
 from alexstream.core.errors import SourceError
 from alexstream.core.limits import count_cores
-from alexstream.core.progress import activity, progress_bar
+from alexstream.core.progress import progress_bar, tell_activity
 from alexstream.core.storage import parse_location, publish_file
 from alexstream.core.text import count_of, escape_unprintable, normalize_nfc
 from alexstream.sharding.convert import ShardJob, convert_shard, find_source_changes
@@ -117,7 +117,7 @@ def convert_splits(
         quiet: Show no progress.
         show: Called with the plan of each split before the first one is converted.
     """
-    with activity(f"listing the images of {request.source}"):
+    with tell_activity(f"listing the images of {request.source}"):
         planned = list(plan_splits(request))
     if show is not None:
         for plan in planned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -10,28 +11,28 @@ TAR_LEVEL = 0  # stands for the tar's own name as the class
 MAX_LEVEL = 6  # levels tried for interpretations
 
 
-class FolderTree:
+class FolderTree(ABC):
     """A folder and its contents, without system files."""
 
     @property
+    @abstractmethod
     def folders(self) -> Mapping[str, FolderTree]:
         """Subfolders by name."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def has_images(self) -> bool:
         """True if it contains images directly."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def tables(self) -> Sequence[str]:
         """Names of the tables in it, which may hold labels."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def is_empty(self) -> bool:
         """True if it contains no file at any depth."""
-        raise NotImplementedError
 
     @property
     def has_tars(self) -> bool:

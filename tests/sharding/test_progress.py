@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from alexstream.core import progress as module
-from alexstream.core.progress import activity, progress_bar, tell_activities, tells_activities
+from alexstream.core.progress import progress_bar, tell_activities, tell_activity, tells_activities
 from alexstream.sharding import pack
 from tests.support.commands import call
 
@@ -75,7 +75,7 @@ def test_slow_work_has_a_rate_too():
 
 def test_what_takes_long_is_told_at_doubling_times(monkeypatch, capsys):
     monkeypatch.setattr(module, "FIRST_LINE_S", 0.05)
-    with tell_activities(True), activity("listing photos"):
+    with tell_activities(True), tell_activity("listing photos"):
         assert tells_activities()
         deadline = time.monotonic() + 30
         lines = []
@@ -86,10 +86,10 @@ def test_what_takes_long_is_told_at_doubling_times(monkeypatch, capsys):
 
 
 def test_nothing_is_told_of_what_is_soon_done_nor_to_programs(monkeypatch, capsys):
-    with tell_activities(True), activity("listing photos"):
+    with tell_activities(True), tell_activity("listing photos"):
         pass
     monkeypatch.setattr(module, "FIRST_LINE_S", 0.0)
-    with activity("listing photos"):
+    with tell_activity("listing photos"):
         time.sleep(0.05)
     assert capsys.readouterr().err == "" and not tells_activities()
 

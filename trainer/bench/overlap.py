@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from alexstream.core.measure import Ratio, Spread, measure_in_turn
 from alexstream.core.parameters import to_display
-from alexstream.core.progress import activity, print_progress, progress_bar
+from alexstream.core.progress import print_progress, progress_bar, tell_activity
 from alexstream.core.text import count_of, format_duration
 from alexstream.pipeline.batch import Batch, StageTimes, TrainingData
 from alexstream.trainer.bench.timing import synchronize
@@ -166,7 +166,7 @@ def measure_overlap(rank: Rank, data: TrainingData, options: OverlapOptions, qui
     """Measure what ``options`` ask for, on every rank; return JSON values, and ``lines`` to print."""
     quiet = quiet or not rank.is_main
     consume = _make_consumer(rank, data, options)
-    with activity("taking the first steps"):
+    with tell_activity("taking the first steps"):
         step_s = _time_step(rank, data, consume)
     options, plan = choose_size(options, step_s)
     if not quiet:

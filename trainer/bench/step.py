@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from alexstream.core.measure import Spread
-from alexstream.core.progress import activity, progress_bar
+from alexstream.core.progress import progress_bar, tell_activity
 from alexstream.core.text import count_of
 from alexstream.pipeline.batch import Batch
 from alexstream.trainer.bench.timing import Clock, gpu_peak_mib, peak_mib, time_work_s
@@ -121,7 +121,7 @@ def time_rounds_ms(
         for _ in range(options.steps):
             step()
 
-    with activity("warming up" + (", which compiles the network" if options.compile else "")):
+    with tell_activity("warming up" + (", which compiles the network" if options.compile else "")):
         for _ in range(WARM_UP_STEPS):
             step()
     found = []
