@@ -142,7 +142,7 @@ def _carry_no_class(deep: Mapping[str, FolderTree]) -> bool:
     told = all(
         is_image_folder_name(inner) or normalize_nfc(inner) == normalize_nfc(name) for name, inner in names.items()
     )
-    return told or (len(set(names.values())) == 1 and not split_of_word(next(iter(names.values()))))
+    return told or len(set(names.values())) == 1  # folders of splits were told apart before
 
 
 def format_single_class_options(top: FolderTree) -> str:
