@@ -15,6 +15,7 @@ _FLAGS = {
     "device": ("--device",),
     "devices": ("--devices",),
     "drop_after": ("--drop-after",),
+    "epochs": ("--epochs",),
     "data": ("--data",),
     "fetch_to": ("--fetch",),
     "fit_on": ("--fit-weights",),

@@ -183,6 +183,11 @@ def _start_plan(folder: Path, plan_digest: str, split: str) -> None:
     if plan.is_file():
         _check_plan(plan, plan_digest)
     elif folder.exists() and not all(_is_half_written(path.name) for path in list_folder(folder)):
+        if splits := [path.name for path in list_folder(folder) if layout.is_dataset(path)]:
+            raise OutputError(
+                f"`folder` {folder} holds a data set of several splits ({', '.join(splits)}), and this source is "
+                f"read as {split} alone; give another `folder`, or the options that made the splits, as `val_share`"
+            )
         raise OutputError(f"`folder` {folder} is not empty and is not a data set of alexstream; give another `folder`")
     _delete_matching(folder, _is_half_written)
     content = {"schema": SCHEMA, "rules": layout.RULES_VERSION, "split": split, "plan": plan_digest}

@@ -252,5 +252,5 @@ def test_commands_in_texts_are_those_of_the_program_that_was_started(monkeypatch
     for command in main.commands.values():
         helped = command.get_help(click.Context(command, info_name=command.name))
         assert ("cli.py" in helped) is (name == "python cli.py" and "Example" in helped), helped
-    with pytest.raises(CheckpointError, match=f"train one with: {name} train --run"):
+    with pytest.raises(CheckpointError, match=f"train one with: {name} train DATA --run RUN"):
         load_checkpoint(tmp_path)

@@ -26,7 +26,7 @@ import torch
 
 from alexstream.core.errors import OutputError
 from alexstream.core.program import program_name
-from alexstream.core.progress import activity
+from alexstream.core.progress import tell_activity
 from alexstream.core.schema import FieldsError, from_json
 from alexstream.core.storage import open_pending, publish_file, read_small
 from alexstream.core.text import quote_value
@@ -241,14 +241,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         newest = find_latest(path)
         if newest is None:
-            raise CheckpointError(f"{path} holds no checkpoint; train one with: {program_name()} train --run {path}")
+            raise _make_missing_error(f"{path} holds no checkpoint")
         path = newest
     elif path.name == LATEST_FILE:
         return _load_newest_intact(path.parent)
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise _make_missing_error(f"checkpoint {path} does not exist")
     try:
-        with activity(f"reading {path}"):
+        with tell_activity(f"reading {path}"):
             loaded = _read_checkpoint(path)
             wrong = loaded.find_non_finite()
     except CheckpointError:
@@ -267,11 +267,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return loaded
 
 
+def _make_missing_error(why: str) -> CheckpointError:
+    return CheckpointError(f"{why}; give the folder of a run, or train one with: {program_name()} train DATA --run RUN")
+
+
 def _load_newest_intact(folder: Path) -> Checkpoint:
     """Load the newest intact checkpoint of a run folder; say on stderr which newer ones are damaged."""
     restored = restore_checkpoint(folder)
     if restored is None:
-        raise CheckpointError(f"{folder} holds no checkpoint; train one with: {program_name()} train --run {folder}")
+        raise _make_missing_error(f"{folder} holds no checkpoint")
     if restored.skipped:
         print(f"note: {'; '.join(restored.skipped)}; taking {restored.path.name}", file=sys.stderr)  # noqa: T201
     return restored.state

@@ -77,7 +77,7 @@ def prepare_run(
     ``num_parts``: processes that share a batch. ``write``: whether this process makes, locks and writes the folder;
     others only check it, and return no lock. ``config``: text for ``config.toml``. Raises TrainError if the batch
     cannot be divided evenly, if the folder is in use, if it holds a run and ``resume`` is off, or no run and it is on,
-    or if files of somebody else have the names of a run's;
+    or has finished more epochs than are asked for, or if files of somebody else have the names of a run's;
     CheckpointError if the checkpoint belongs to other data or another recipe, or if none can be read.
     """
     folder = options.folder
@@ -155,6 +155,10 @@ def _check_run_folder(options: RunOptions, facts: DataFacts, *, say: bool) -> No
             raise TrainError(f"`resume`: {options.folder} holds no checkpoint; start without `resume`")
         restored.state.require_match(facts, options.recipe, restored.path)
         restored.state.require_network(restored.path)
+        if (done := len(restored.state.errors)) > options.epochs:
+            raise TrainError(
+                f"`epochs`: received {options.epochs}, but the run in {options.folder} has finished {done}; give more"
+            )
         later = (path for path in options.folder.glob(checkpoints.FILE_GLOB) if path.name > restored.path.name)
         _check_no_links(later)
         if say and restored.skipped:

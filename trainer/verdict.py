@@ -62,7 +62,13 @@ class RunSetting:
             ),
             "augment": ("a larger `batch_size`", "an `augmentation` that draws less"),
             "exchange": ("a faster link between the ranks", "`devices` 1"),
-            "finish": (threads, "the compiled operator (a C compiler and libjpeg-turbo when installing)"),
+            # Ranks that exchange crops finish them in a pass of their own, with the operator or without.
+            "finish": (
+                threads,
+                "`devices` 1"
+                if (self.ranks or 1) > 1
+                else "the compiled operator (a C compiler and libjpeg-turbo when installing)",
+            ),
         }
         return _join_choices(*choices[stage], last=", or ")
 

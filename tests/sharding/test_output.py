@@ -3,11 +3,15 @@
 import fcntl
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from alexstream.core.errors import OutputError
 from alexstream.sharding.dataset_v1.manifest import load_manifest
 from alexstream.sharding.output import check_output_apart, check_parent_of_splits, clear_leftovers, open_output_folder
+from alexstream.sharding.pack import shard
+from tests.support.comparisons import file_hashes
 from tests.support.small_dataset import Small, canonical
 
 PLAN = "0123"
@@ -226,3 +230,17 @@ def test_a_link_that_leads_nowhere_is_told_as_one(tmp_path):
         with pytest.raises(OutputError, match=match), open_output_folder(folder, "d", "train"):
             raise AssertionError
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_source_of_one_split_into_a_set_of_several_is_told_what_is_there(tmp_path):
+    rng = np.random.default_rng(1)
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            image = Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8))
+            image.save(tmp_path / "photos" / name / f"{number}.png")
+    shard(tmp_path / "photos", tmp_path / "out", val_share=0.25, num_workers=1)
+    before = file_hashes(tmp_path / "out")
+    with pytest.raises(OutputError, match=r"holds a data set of several splits \(train, val\), .* as `val_share`$"):
+        shard(tmp_path / "photos", tmp_path / "out", num_workers=1)
+    assert file_hashes(tmp_path / "out") == before

@@ -9,10 +9,11 @@ import torch
 from alexstream.pipeline.batch import DataFacts
 from alexstream.trainer import checkpoint as checkpoints
 from alexstream.trainer.checkpoint import Checkpoint, checksum_matches
-from alexstream.trainer.errors import CheckpointError
+from alexstream.trainer.errors import CheckpointError, TrainError
 from alexstream.trainer.network.geometry import make_initial_parameters
 from alexstream.trainer.recipe import Recipe
-from alexstream.trainer.run_setup import RunOptions, load_start_parameters
+from alexstream.trainer.run_setup import RunOptions, load_start_parameters, prepare_run
+from tests.support.comparisons import file_hashes
 
 FACTS = DataFacts(
     num_train=10, num_val=2, classes=("a", "b"), train_digest="d1", val_digest="d2",
@@ -68,3 +69,21 @@ def test_a_run_starts_from_a_network_of_its_own_shape_but_for_the_last_layer(tmp
         return
     start, fresh = load_start_parameters(options, FACTS), make_initial_parameters(2, NARROW, FACTS.seed)
     assert all(torch.equal(start[key], fresh[key] if key == name else taken[key]) for key in fresh)
+
+
+def test_a_run_that_has_finished_more_epochs_than_are_asked_for_is_left_as_it_is(tmp_path, monkeypatch):
+    state = Checkpoint(
+        step=7,
+        errors=(0.5, 0.4, 0.3),
+        recipe=Recipe(),
+        data=checkpoints.make_checkpoint_data(FACTS),
+        parameters={"w": torch.arange(3.0)},
+        velocity={"w": torch.ones(3)},
+    )
+    checkpoints.save_checkpoint(tmp_path, state)
+    monkeypatch.setattr(Checkpoint, "require_network", lambda *_: None)
+    before = file_hashes(tmp_path)
+    with pytest.raises(TrainError, match=r"`epochs`: received 2, but the run in .* has finished 3; give more"):
+        prepare_run(RunOptions(folder=tmp_path, epochs=2, resume=True), FACTS, config="epochs = 2\n")
+    assert file_hashes(tmp_path) == before
+    prepare_run(RunOptions(folder=tmp_path, epochs=3, resume=True), FACTS, config="epochs = 3\n").close()

@@ -99,6 +99,7 @@ DISK = "shards on a faster or nearer disk"
         ("decode", {"device": "cuda"}, f"more `num_threads`, or {RAW}"),
         ("finish", {"threads": 4, "ranks": 1, "cores": 2}, OPERATOR),
         ("finish", {"threads": 1, "ranks": 1, "cores": 2}, f"more `num_threads`, or {OPERATOR}"),
+        ("finish", {"threads": 1, "ranks": 2, "cores": 2}, "`devices` 1"),
         ("read", {"order": "grouped"}, f"{DISK}, or a larger `cache_bytes`"),
         ("read", {"order": "global"}, f"{DISK}, `order` grouped, or a larger `cache_bytes`"),
         ("read", {"order": "grouped", "encoding": "raw"}, f"{DISK}, {JPEG}, or a larger `cache_bytes`"),
